@@ -1,0 +1,52 @@
+# `make demo`: set up and run the whole story.   `make test`: set up and pass every test.
+.DEFAULT_GOAL := help
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+SEED ?= 0
+GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu)
+EXTRA := $(or $(GPU),cpu)
+# uv does not read pip's settings: a folder of wheels that pip knows is passed on, and then holds the
+# right torch; elsewhere uv picks torch's own builds for this machine.
+ifdef PIP_FIND_LINKS
+TORCH := UV_FIND_LINKS="$(PIP_FIND_LINKS)"
+BACKEND :=
+else
+TORCH :=
+BACKEND := --torch-backend=$(if $(GPU),auto,cpu)
+endif
+STAMP := $(VENV)/.set-up-$(EXTRA)
+
+.PHONY: help setup demo test unit check format clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+setup: $(STAMP) ## the environment, in .venv
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(TORCH) $(BIN)/uv pip install --python $(BIN)/python $(BACKEND) -e '.[$(EXTRA),dev]'
+	touch $@
+
+demo: setup ## data, SFT, RL, evaluation, report: the whole story on this machine
+	$(BIN)/o3rl demo --seed $(SEED)
+
+test: setup check ## everything: format, lint, types, unit and end-to-end tests
+	$(BIN)/python -m pytest
+
+unit: setup ## the fast tests only
+	$(BIN)/python -m pytest -m 'not e2e'
+
+check: setup ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+format: setup ## mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove the environment and everything that runs made
+	rm -rf $(VENV) runs
