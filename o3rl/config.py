@@ -57,12 +57,20 @@ class Schedule(StrEnum):
     cosine = "cosine"
 
 
+class PromptStyle(StrEnum):
+    """full: system prompt and instructions in words. brief: a few words, for tiny models."""
+
+    full = "full"
+    brief = "brief"
+
+
 @dataclass
 class Model:
     """The policy: a Hugging Face folder or hub name of the Qwen2.5-VL family."""
 
     path: str = "Qwen/Qwen2.5-VL-7B-Instruct"
     dtype: str = "bfloat16"  # of the forward pass; masters are float32
+    prompt_style: PromptStyle = PromptStyle.full
     freeze_vision: bool = False
     lora_rank: int = 0  # 0: all parameters
     lora_alpha: int = 32

@@ -1,0 +1,1 @@
+"""A small world of moving coloured shapes: videos, questions, answers, reasoning in STGR form."""

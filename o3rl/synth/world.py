@@ -1,0 +1,211 @@
+"""Scenes: coloured shapes that appear, move and vanish over 10 to 60 seconds, and their pictures.
+
+Everything is drawn from a `random.Random` that the caller gives, so a seed is a scene. Positions
+and boxes are normalised to [0, 1] of the frame.
+"""
+
+from dataclasses import dataclass
+from random import Random
+
+from PIL import Image, ImageDraw
+
+from o3rl.flow import Box, Interval
+
+COLOURS = {
+    "red": (225, 45, 40),
+    "green": (45, 185, 70),
+    "blue": (50, 90, 235),
+    "yellow": (240, 220, 50),
+    "purple": (165, 60, 200),
+    "white": (245, 245, 245),
+}
+SHAPES = ("circle", "square", "triangle", "cross")
+PATHS = ("stays", "left", "right", "up", "down")
+SIZES = ((224, 224), (256, 192), (192, 256))  # width, height
+RATES = (5, 6, 8, 10)  # frames a second
+DURATIONS = (10, 60)  # seconds
+
+Combination = tuple[str, str, str]  # colour, shape, path
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """One shape: what it is, when it is there, and where its centre moves from and to."""
+
+    colour: str
+    shape: str
+    path: str
+    seen: Interval  # seconds
+    side: tuple[float, float]  # width, height, as shares of the frame
+    start: tuple[float, float]
+    end: tuple[float, float]
+
+    @property
+    def name(self) -> str:
+        """For instance `red circle`."""
+        return f"{self.colour} {self.shape}"
+
+    def visible(self, time: float) -> bool:
+        """Whether it is there at `time` seconds, ends included."""
+        return self.seen[0] <= time <= self.seen[1]
+
+    def box(self, time: float) -> Box:
+        """Its box at `time`; before it appears and after it vanishes the nearest one."""
+        first, last = self.seen
+        share = min(max((time - first) / (last - first), 0.0), 1.0)
+        x = self.start[0] + share * (self.end[0] - self.start[0])
+        y = self.start[1] + share * (self.end[1] - self.start[1])
+        wide, high = self.side
+        return (x - wide / 2, y - high / 2, x + wide / 2, y + high / 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A clip: its size in pixels, frame rate, number of frames, background and things."""
+
+    size: tuple[int, int]
+    rate: int
+    frames: int
+    background: tuple[int, int, int]
+    things: tuple[Thing, ...]
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return self.frames / self.rate
+
+    def times(self, count: int) -> tuple[float, ...]:
+        """The presentation times of `count` frames spread evenly, first and last included."""
+        return tuple(round(i * (self.frames - 1) / (count - 1)) / self.rate for i in range(count))
+
+
+def split_combinations(*, held_out_share: float = 0.2) -> tuple[list[Combination], ...]:
+    """(training, held out): every colour, shape and path is in both, no combination is."""
+    everything = [(c, s, p) for c in COLOURS for s in SHAPES for p in PATHS]
+    Random(20510579).shuffle(everything)
+    count = round(held_out_share * len(everything))
+    return everything[count:], everything[:count]
+
+
+def random_scene(rng: Random, combinations: list[Combination], *, looked_at: int = 8) -> Scene:
+    """A scene of two or three things of different colours and shapes that never touch.
+
+    Each is there in at least two of the `looked_at` evenly spread frames, so that a model which
+    sees only those can tell where it goes.
+    """
+    size = rng.choice(SIZES)
+    rate = rng.choice(RATES)
+    frames = round(rng.uniform(*DURATIONS) * rate)
+    shade = rng.randint(10, 70)
+    background = tuple(max(0, min(255, shade + rng.randint(-8, 8))) for _ in range(3))
+    empty = Scene(size, rate, frames, background, ())  # pyright: ignore[reportArgumentType]
+    times = empty.times(looked_at)
+    things: list[Thing] = []
+    wanted = rng.choice((2, 2, 3))
+    for _ in range(200):
+        if len(things) == wanted:
+            break
+        thing = _random_thing(rng, rng.choice(combinations), times, empty)
+        if all(_apart(thing, other) for other in things):
+            things.append(thing)
+    return Scene(size, rate, frames, empty.background, tuple(things))
+
+
+def random_picture(rng: Random, combinations: list[Combination]) -> Scene:
+    """A still image: a scene of one frame."""
+    scene = random_scene(rng, combinations)
+    shown = tuple(
+        Thing(t.colour, t.shape, "stays", (0.0, 1.0), t.side, t.start, t.start)
+        for t in scene.things
+    )
+    kept: list[Thing] = []
+    for thing in shown:
+        if all(_apart(thing, other) for other in kept):
+            kept.append(thing)
+    return Scene(scene.size, 1, 1, scene.background, tuple(kept))
+
+
+def draw(scene: Scene, time: float) -> Image.Image:
+    """The frame at `time` seconds, RGB, at the scene's size."""
+    image = Image.new("RGB", scene.size, scene.background)
+    pen = ImageDraw.Draw(image)
+    width, height = scene.size
+    for thing in scene.things:
+        if thing.visible(time):
+            x1, y1, x2, y2 = thing.box(time)
+            corners = (x1 * width, y1 * height, x2 * width - 1, y2 * height - 1)
+            _PAINTERS[thing.shape](pen, corners, COLOURS[thing.colour])
+    return image
+
+
+def _random_thing(
+    rng: Random, combination: Combination, times: tuple[float, ...], scene: Scene
+) -> Thing:
+    colour, shape, path = combination
+    size, duration = scene.size, scene.duration
+    gap = times[1] - times[0]
+    span = rng.randint(2, len(times) - 3)
+    first = rng.randint(0, len(times) - span)
+    seen = (
+        round(max(0.0, times[first] - rng.uniform(0.1, 0.3) * gap), 2),
+        round(min(duration, times[first + span - 1] + rng.uniform(0.1, 0.3) * gap), 2),
+    )
+    pixels = rng.uniform(0.27, 0.4) * min(size)
+    side = (pixels / size[0], pixels / size[1])
+    start, end = _course(rng, path, side)
+    return Thing(colour, shape, path, seen, side, start, end)
+
+
+def _course(rng: Random, path: str, side: tuple[float, float]):
+    """Start and end of the centre; a moving thing covers at least 0.4 of the free way."""
+
+    def free(axis: int) -> tuple[float, float]:
+        return side[axis] / 2, 1 - side[axis] / 2
+
+    here = [rng.uniform(*free(0)), rng.uniform(*free(1))]
+    there = list(here)
+    if path != "stays":
+        axis = 0 if path in ("left", "right") else 1
+        low, high = free(axis)
+        near = low + rng.uniform(0, 0.3) * (high - low)
+        far = low + rng.uniform(0.7, 1.0) * (high - low)
+        here[axis], there[axis] = (near, far) if path in ("right", "down") else (far, near)
+    return (here[0], here[1]), (there[0], there[1])
+
+
+def _apart(one: Thing, other: Thing) -> bool:
+    """Whether two things differ in colour and shape and never touch while both are there."""
+    if one.colour == other.colour or one.shape == other.shape:
+        return False
+    first, last = max(one.seen[0], other.seen[0]), min(one.seen[1], other.seen[1])
+    if first > last:
+        return True
+    for step in range(9):
+        time = first + (last - first) * step / 8
+        a, b = one.box(time), other.box(time)
+        if a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]:
+            return False
+    return True
+
+
+def _circle(pen: ImageDraw.ImageDraw, box: Box, colour: tuple[int, int, int]) -> None:
+    pen.ellipse(box, fill=colour)
+
+
+def _square(pen: ImageDraw.ImageDraw, box: Box, colour: tuple[int, int, int]) -> None:
+    pen.rectangle(box, fill=colour)
+
+
+def _triangle(pen: ImageDraw.ImageDraw, box: Box, colour: tuple[int, int, int]) -> None:
+    x1, y1, x2, y2 = box
+    pen.polygon([((x1 + x2) / 2, y1), (x2, y2), (x1, y2)], fill=colour)
+
+
+def _cross(pen: ImageDraw.ImageDraw, box: Box, colour: tuple[int, int, int]) -> None:
+    x1, y1, x2, y2 = box
+    third_x, third_y = (x2 - x1) / 3, (y2 - y1) / 3
+    pen.rectangle((x1 + third_x, y1, x2 - third_x, y2), fill=colour)
+    pen.rectangle((x1, y1 + third_y, x2, y2 - third_y), fill=colour)
+
+
+_PAINTERS = {"circle": _circle, "square": _square, "triangle": _triangle, "cross": _cross}
