@@ -1,0 +1,120 @@
+"""metrics.jsonl: every metric of every step, one JSON object a line, whatever a server does.
+
+It is the ground truth of a run's numbers: curves are drawn from it, and what a tracking server
+has not yet got is sent from it. After a resume the steps since the checkpoint are written again;
+readers take the last line of a step. A line that a kill cut short is dropped at the next opening.
+"""
+
+import json
+import logging
+import math
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """The metrics of one call: `time` in seconds since 1970.
+
+    >>> Line(3, 1760000000.5, {"reward/total": 1.25})
+    """
+
+    step: int
+    time: float
+    metrics: dict[str, float]
+
+
+class Journal:
+    """Appends lines to one file and reads those after an offset; safe to use from several threads.
+
+    Raises ValueError, by name, for a metric that is no number; NaN and infinities are numbers.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._lock = threading.Lock()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _drop_torn_line(path)
+        self._file = path.open("ab")
+
+    def append(self, line: Line) -> None:
+        """Write one line; it is in the operating system's hands when this returns."""
+        metrics = {name: _as_json(name, value) for name, value in line.metrics.items()}
+        text = json.dumps({"step": line.step, "time": line.time, "metrics": metrics})
+        with self._lock:
+            self._file.write(text.encode() + b"\n")
+            self._file.flush()
+
+    def after(self, offset: int, *, limit: int) -> tuple[list[Line], int]:
+        """At most `limit` lines from byte `offset` on, and the offset behind the last of them."""
+        lines: list[Line] = []
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            while len(lines) < limit:
+                raw = file.readline()
+                if not raw.endswith(b"\n"):
+                    break
+                offset += len(raw)
+                line = _parse(raw, self.path)
+                if line is not None:
+                    lines.append(line)
+        return lines, offset
+
+    def close(self) -> None:
+        """Close the file; lines can be read still."""
+        with self._lock:
+            self._file.close()
+
+
+def read_series(path: Path) -> dict[str, list[tuple[int, float]]]:
+    """(step, value) of each metric by name, steps rising, the last line of a step taken.
+
+    Raises FileNotFoundError if there is no such file. Broken lines are skipped and logged.
+    """
+    series: dict[str, dict[int, float]] = {}
+    with path.open("rb") as file:
+        for raw in file:
+            line = _parse(raw, path)
+            if line is None:
+                continue
+            for name, value in line.metrics.items():
+                series.setdefault(name, {})[line.step] = value
+    return {name: sorted(points.items()) for name, points in series.items()}
+
+
+def _drop_torn_line(path: Path) -> None:
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        log.warning("%s: dropped %d bytes of an unfinished line", path, len(content) - whole)
+        with path.open("r+b") as file:
+            file.truncate(whole)
+
+
+def _as_json(name: str, value: float) -> float | str:
+    """JSON knows no NaN and no infinity: those are written as `"nan"`, `"inf"`, `"-inf"`."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"metric {name} is {value!r}; it must be a number") from error
+    return number if math.isfinite(number) else str(number)
+
+
+def _parse(raw: bytes, path: Path) -> Line | None:
+    try:
+        record = json.loads(raw)
+        metrics: Mapping[str, float | str] = record["metrics"]
+        return Line(
+            int(record["step"]),
+            float(record["time"]),
+            {name: float(value) for name, value in metrics.items()},
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        log.warning("%s: skipped a broken line %r: %s", path, raw[:80], error)
+        return None
