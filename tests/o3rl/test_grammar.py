@@ -17,7 +17,7 @@ NAMED = {
 WORDS = (
     "<think> </think> <answer> </answer> <obj> </obj> <box> </box> <box>[ ]</box> [ ] <t> </t> "
     "</t>s s at at<t> ]</box>at<t> </obj><box>[ 1 2.5 . 2.3.4 १२ ² , a red_car 狗 < > </ -1 "
-    "</t>s_to_<t> <box>[1,2,3,4]</box> <t>5</t>s"
+    "</t>s_to_<t> <t>6.</t>s_to_<t> <box>[1,2,3,4]</box> <t>5</t>s _to_"
 )
 PIECES = [*(word.replace("_", " ") for word in WORDS.split()), " ", "\n", "\u2003", "red_car"]
 RESPONSE = (
