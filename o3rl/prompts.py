@@ -40,7 +40,7 @@ BRIEF = {
     Task.VISUAL: "Box.",
 }
 
-_BOX = re.compile(
+BOX_PATTERN = re.compile(
     r"\[\s*([\d.eE+-]+)\s*,\s*([\d.eE+-]+)\s*,\s*([\d.eE+-]+)\s*,\s*([\d.eE+-]+)\s*\]"
 )
 
@@ -94,7 +94,9 @@ def target(row: Row, plan: FramePlan, *, convention: BoxConvention) -> str:
 def _answer(row: Row, plan: FramePlan, convention: BoxConvention) -> str:
     truth = row.truth
     if row.task is Task.VISUAL and truth.box is not None:
-        return _BOX.sub(lambda _: convention.write(truth.box, plan.size), truth.text, count=1)
+        return BOX_PATTERN.sub(
+            lambda _: convention.write(truth.box, plan.size), truth.text, count=1
+        )
     if row.task is Task.TEMPORAL and truth.interval is not None:
         return _interval(truth.interval)
     if row.task is Task.TEMPORAL_MCQ and truth.interval is not None:
@@ -113,4 +115,4 @@ def _rewrite_boxes(text: str, size: tuple[int, int], convention: BoxConvention) 
         box: Box = tuple(float(number) for number in match.groups())  # pyright: ignore
         return convention.write(box, size)
 
-    return _BOX.sub(written, text)
+    return BOX_PATTERN.sub(written, text)
