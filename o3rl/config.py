@@ -176,6 +176,8 @@ class Rewards:
     gate: bool = True
     workers: int = 1
     seconds: float = 10.0  # limit per completion
+    custom: dict[str, str] = field(default_factory=dict)  # own parts: name → module:function
+    custom_errors: int = 3  # distinct exceptions of custom parts that end the run
 
     def __post_init__(self):
         require(
@@ -188,6 +190,7 @@ class Rewards:
         require(self.gate_seconds > 0, "rewards.gate_seconds", self.gate_seconds, "more than 0")
         require(self.workers >= 1, "rewards.workers", self.workers, "1 or more")
         require(self.seconds > 0, "rewards.seconds", self.seconds, "more than 0")
+        require(self.custom_errors >= 1, "rewards.custom_errors", self.custom_errors, "1 or more")
         require(
             all(weight >= 0 for weight in self.weights.values()),
             "rewards.weights",
