@@ -127,8 +127,9 @@ def table(report: Mapping[str, Any]) -> Table:
     out = Table(title=_title(report), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     out.add_column("", no_wrap=True)
     for mode in MODES:
-        for heading in [*stages, *["gain"] * compared]:
-            out.add_column(f"{heading}\n{mode}", justify="right", no_wrap=True)
+        for index, heading in enumerate([*stages, *["gain"] * compared]):
+            above = mode if index == 0 else ""
+            out.add_column(f"{above}\n{heading}", justify="right", no_wrap=True)
     for name, words in SHOWN:
         cells: list[str] = []
         for mode in MODES:
