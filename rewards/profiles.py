@@ -1,0 +1,71 @@
+"""The three reward profiles: one record of functions each, so that a difference is one name.
+
+`released` is the public code bit for bit, for comparisons; `paper` the default; `strict` is `paper`
+with guards against the known ways to game it (`rewards.strict`).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from o3rl import config
+from o3rl.flow import Interval, KeyFrame
+from o3rl.grammar import named_box, one_word_named_box
+from rewards import claims, strict, thinking
+from rewards.claims import Gate, Judged, Stated
+from rewards.rouge import ascii_rouge, unicode_rouge
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What may differ between profiles; everything else is the same code."""
+
+    text: Callable[[str, str], float]  # answer, truth
+    has_named_box: Callable[[str], bool]
+    point: Callable[[Sequence[float], Sequence[float], float], float]  # times, key times, σ
+    segment: Callable[[Sequence[float], Interval], float]
+    gate: Gate
+    fit: Callable[[Stated, KeyFrame], float]  # of one claim, before the gate
+    spatial: Callable[[Sequence[Judged], Sequence[KeyFrame], int], float]  # …, time mentions
+    visual: Callable[[Sequence[float]], float]  # IoU of each box of the thought
+
+
+PAPER = Profile(
+    text=unicode_rouge,
+    has_named_box=named_box,
+    point=thinking.point,
+    segment=thinking.segment,
+    gate=claims.near_gate,
+    fit=claims.best_fit,
+    spatial=thinking.mean_over_mentions,
+    visual=thinking.best_box,
+)
+
+RELEASED = replace(
+    PAPER,
+    text=ascii_rouge,
+    has_named_box=one_word_named_box,
+    gate=claims.late_gate,
+    fit=claims.mean_fit,
+    spatial=thinking.mean_over_claims,
+)
+
+STRICT = replace(
+    PAPER,
+    point=strict.balanced_point,
+    segment=strict.segment_each_once,
+    fit=strict.fits_by_name,
+    spatial=strict.matched_share,
+    visual=strict.best_of_distinct,
+)
+
+BY_NAME = {
+    config.Profile.paper: PAPER,
+    config.Profile.released: RELEASED,
+    config.Profile.strict: STRICT,
+}
+
+
+def profile_of(rewards: config.Rewards) -> Profile:
+    """The profile that the configuration names, with its gate open if `rewards.gate` is off."""
+    profile = BY_NAME[rewards.profile]
+    return profile if rewards.gate else replace(profile, gate=claims.open_gate)

@@ -1,0 +1,100 @@
+"""The guards of profile `strict`: `paper`, with the known ways to game it closed.
+
+- Many boxes in one claim: each box counts in the divisor, and is matched with one true box.
+- A repeated claim: a true box is matched once.
+- A wrong name: boxes are matched only with those of an object so named (all words of the claim's
+  name, stemmed, articles apart, are among the object's).
+- Copied time mentions: mentions within a second of each other count as one.
+- One claim where the truth has several key frames: precision and recall both count, as their
+  harmonic mean.
+
+docs/rewards.md has what each of them is worth in each profile.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from o3rl.boxes import box_iou
+from o3rl.flow import Box, Interval, KeyFrame
+from rewards.claims import Judged, Stated
+from rewards.rouge import unicode_tokens
+from rewards.thinking import proximity, segment
+
+SAME_TIME_SECONDS = 1.0
+ARTICLES = {"a", "an", "the"}
+
+
+def fits_by_name(stated: Stated, frame: KeyFrame) -> float:
+    """Σ IoU of the claim's boxes, matched one to one with true ones so named, by boxes written."""
+    return sum(_matched([(stated, frame)])) / max(stated.written, 1)
+
+
+def matched_share(claims: Sequence[Judged], key_frames: Sequence[KeyFrame], mentions: int) -> float:
+    """2·S/(D + T): S the IoU of all matched pairs, T the number of true boxes.
+
+    D is the number of boxes written, and of time mentions beyond the claims.
+    """
+    true = sum(len(boxes) for frame in key_frames for _, boxes in frame.objects)
+    written = sum(max(claim.stated.written, 1) for claim in claims)
+    divisor = written + max(mentions - len(claims), 0) + true
+    pairs = [(claim.stated, claim.passed) for claim in claims if claim.passed is not None]
+    return 2 * sum(_matched(pairs)) / divisor if true and pairs else 0.0
+
+
+def balanced_point(times: Sequence[float], key_times: Sequence[float], sigma: float) -> float:
+    """Harmonic mean of the proximity of times to key frames, and of key frames to times."""
+    if not times or not key_times:
+        return 0.0
+    precision = _mean_each_once(times, lambda time: proximity(time, key_times, sigma))
+    recall = sum(proximity(key, times, sigma) for key in key_times) / len(key_times)
+    return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
+
+
+def segment_each_once(times: Sequence[float], interval: Interval) -> float:
+    """Share of times inside the interval, mentions within a second of each other being one."""
+    return _mean_each_once(times, lambda time: segment([time], interval)) if times else 0.0
+
+
+def best_of_distinct(ious: Sequence[float]) -> float:
+    """Visual QA: 2·best/(n + 1) for n boxes, as `matched_share` with one true box."""
+    return 2 * max(ious) / (len(ious) + 1) if ious else 0.0
+
+
+def names_match(claimed: str, true: str) -> bool:
+    """Whether all words of the claimed name are among the true one's. "car" is a "red car"."""
+    words = _words(claimed.rpartition("<obj>")[2])
+    return bool(words) and words <= _words(true)
+
+
+def _words(name: str) -> set[str]:
+    return set(unicode_tokens(name)) - ARTICLES
+
+
+def _matched(pairs: Sequence[tuple[Stated, KeyFrame]]) -> Iterator[float]:
+    """The IoU of each pair of a written and a true box: best first, each box in one pair."""
+    fits = []
+    for index, (stated, frame) in enumerate(pairs):
+        for name, boxes in frame.objects:
+            if names_match(stated.name, name):
+                fits.extend(
+                    (box_iou(box, true), (index, written), (frame.time, name, true))
+                    for written, box in enumerate(stated.boxes)
+                    for true in boxes
+                )
+    used: set[tuple[int, int]] = set()
+    met: set[tuple[float, str, Box]] = set()
+    for iou, written, true in sorted(fits, key=lambda fit: -fit[0]):
+        if written not in used and true not in met:
+            used.add(written)
+            met.add(true)
+            yield iou
+
+
+def _mean_each_once(times: Sequence[float], value: Callable[[float], float]) -> float:
+    """Mean over runs of times within a second of their first, each worth its own mean."""
+    runs: list[list[float]] = []
+    for time in sorted(times):
+        if runs and time - runs[-1][0] <= SAME_TIME_SECONDS:
+            runs[-1].append(time)
+        else:
+            runs.append([time])
+    return sum(sum(map(value, run)) / len(run) for run in runs) / len(runs)
