@@ -127,12 +127,17 @@ def makes_claim(reward: Reward) -> bool:
     return bool(reward.claims)
 
 
+def without_format(reward: Reward, format_weight: float) -> float:
+    """The total less the format part, by the weight with which that was added."""
+    return reward.total - format_weight * reward.parts["format"]
+
+
 def _measures(scored: Scored, format_weight: float) -> dict[str, float]:
     """Each main number that this response has a say in, by name."""
     reward, task, truth = scored.reward, scored.row.task, scored.row.truth
     out = {
         "total": reward.total,
-        "total_without_format": _without_format(reward, format_weight),
+        "total_without_format": without_format(reward, format_weight),
         "accuracy": float(is_right(scored)),
         "format": reward.parts["format"],
     }
@@ -149,10 +154,6 @@ def _measures(scored: Scored, format_weight: float) -> dict[str, float]:
         out["claims/gated_box_iou"] = reward.parts["thk_spatial"]
         out["claims/gate_pass"] = sum(not c.gated for c in reward.claims) / len(reward.claims)
     return out
-
-
-def _without_format(reward: Reward, format_weight: float) -> float:
-    return reward.total - format_weight * reward.parts["format"]
 
 
 def _sums(
@@ -206,7 +207,7 @@ def _by_task(rows: Sequence[Sequence[Scored]], format_weight: float) -> dict[str
                 "rows": len(mine),
                 "total": _mean([one.reward.total for one in responses]),
                 "total_without_format": _mean(
-                    [_without_format(one.reward, format_weight) for one in responses]
+                    [without_format(one.reward, format_weight) for one in responses]
                 ),
                 "accuracy": _mean([float(is_right(one)) for one in responses]),
             }

@@ -1,0 +1,84 @@
+"""Metrics of a batch, by hand."""
+
+import pytest
+
+from o3rl.flow import (
+    Claim,
+    Failure,
+    FramePlan,
+    Group,
+    Prompt,
+    Reward,
+    Rollout,
+    Row,
+    ScoredGroup,
+    Task,
+    Truth,
+    Version,
+)
+from o3rl.gauges import rollout_metrics
+
+BOX = (0.1, 0.1, 0.3, 0.3)
+
+
+def scored(number: int, task: Task, rewards, lengths, finishes) -> ScoredGroup:
+    row = Row(f"r{number}", task, "synth", "What?", "a.mp4", Truth("A", letter="A"))
+    prompt = Prompt(number, row, FramePlan((0,), (0.0,), (28, 28), 1.0), "key", 0.5)
+    rollouts = tuple(
+        Rollout(number, i, (1,) * n, (-0.1,) * n, ((0, Version(0, 0)),), finish, "")
+        for i, (n, finish) in enumerate(zip(lengths, finishes, strict=True))
+    )
+    group = Group(prompt, rollouts, (1, 2), "digest", (Failure(number, 9, "lost"),))
+    return ScoredGroup(group, tuple(rewards), (0.0,) * len(rollouts))
+
+
+def reward(spatial: float, form: float, claims=(), **metrics: float) -> Reward:
+    parts = {"thk_spatial": spatial, "format": form}
+    return Reward(parts, spatial + form, tuple(claims), metrics)
+
+
+def test_by_hand():
+    near = Claim("a", 1.0, (BOX,), gated=False)
+    far = Claim("a", 9.0, (BOX,), gated=True)
+    first = scored(
+        0,
+        Task.TEMPORAL_SPATIAL,
+        [
+            reward(0.5, 1.0, (near, far), point_sigma1=0.8, recall=1.0),
+            reward(0.0, 0.5, (), point_sigma1=0.2, recall=0.0),
+        ],
+        (10, 30),
+        ("stop", "length"),
+    )
+    second = scored(1, Task.MCQ, [reward(0.0, 1.0)] * 2, (5, 5), ("stop", "stop"))
+    out = rollout_metrics([first, second])
+    assert out == pytest.approx(
+        {
+            "reward/total": 1.0,  # 1.5, 0.5, 1, 1
+            "reward/total_without_format": 0.125,
+            "reward/thk_spatial": 0.125,
+            "reward/format": 0.875,
+            "evidence/claim_share": 0.5,
+            "evidence/recall": 0.5,
+            "evidence/time_proximity": 0.8,
+            "evidence/gated_box_iou": 0.5,
+            "evidence/gate_pass": 0.5,
+            "length/mean": 12.5,
+            "length/max": 30.0,
+            "length/truncated": 0.25,
+            "group/spread": 0.5,
+            "group/zero_spread": 0.5,
+            "group/size": 2.0,
+            "group/failed": 2.0,
+        }
+    )
+
+
+def test_what_nobody_can_tell_is_absent():
+    out = rollout_metrics([scored(0, Task.MCQ, [reward(0.0, 1.0)] * 2, (5, 5), ("stop",) * 2)])
+    assert not [name for name in out if name.startswith("evidence/")]
+
+
+def test_no_rollouts_is_an_error():
+    with pytest.raises(ValueError, match="no rollouts in 0 groups"):
+        rollout_metrics([])
