@@ -1,0 +1,81 @@
+"""Turns rows into prompts: in a seeded order, with frames planned, at a fixed progress p.
+
+A row whose media cannot be read is skipped, counted and entered in the ledger; the next one takes
+its place. When as many rows as there are fail one after the other, nothing is left to train on, and
+that is an error.
+"""
+
+import logging
+from typing import Any, Protocol
+
+from o3rl.flow import Failure, FramePlan, Prompt, Row
+from o3rl.ledger import Ledger
+from o3rl.order import RowOrder
+
+logger = logging.getLogger(__name__)
+
+
+class Media(Protocol):
+    """Plans and decodes the frames of a row, once, where rollouts and learner can read them."""
+
+    async def prepare(self, row: Row, *, training: bool) -> tuple[FramePlan, str] | Failure:
+        """(plan, key of the decoded frames), or why the media cannot be read."""
+        ...
+
+
+class Admission:
+    """Admits the prompts of a run. `planned` prompts are p = 1."""
+
+    def __init__(
+        self, rows: list[Row], order: RowOrder, media: Media, ledger: Ledger, *, planned: int
+    ):
+        if not rows:
+            raise ValueError("there are no rows to train on")
+        if planned < 1:
+            raise ValueError(f"{planned} prompts are planned; a run needs 1 or more")
+        self.skipped = 0
+        self._rows = rows
+        self._order = order
+        self._media = media
+        self._ledger = ledger
+        self._planned = planned
+        self._admitted = 0
+        self._next_group = 0
+
+    async def next(self) -> Prompt:
+        """The next prompt; raises RuntimeError when every row's media fails."""
+        for _ in range(len(self._rows)):
+            row = self._rows[self._order.next()]
+            group, self._next_group = self._next_group, self._next_group + 1
+            prepared = await self._media.prepare(row, training=True)
+            if isinstance(prepared, Failure):
+                self.skipped += 1
+                self._ledger.skip(group, row.id, prepared.reason)
+                logger.warning("row %s is skipped: %s", row.id, prepared.reason)
+                continue
+            plan, key = prepared
+            progress = min(self._admitted / self._planned, 1.0)
+            self._admitted += 1
+            prompt = Prompt(group, row, plan, key, progress)
+            self._ledger.admit(prompt)
+            return prompt
+        raise RuntimeError(
+            f"the media of all {len(self._rows)} rows cannot be read; is data.media right? "
+            "`o3rl data check` tells what is wrong with each"
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Plain values from which `restore` goes on."""
+        return {
+            "order": self._order.state(),
+            "admitted": self._admitted,
+            "next_group": self._next_group,
+            "skipped": self.skipped,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        self._order.restore(state["order"])
+        self._admitted = state["admitted"]
+        self._next_group = state["next_group"]
+        self.skipped = state["skipped"]

@@ -1,0 +1,192 @@
+"""The training loop: sample, score, learn, hand over the weights; again.
+
+Written against protocols, so that it runs in milliseconds on fakes and unchanged on a cluster.
+Its laws: every admitted prompt is trained exactly once or set aside with a reason; a batch is
+trained on the weights that sampled it (`max_staleness` 0); within a batch, groups stream: each is
+scored as soon as it is sampled, while others are still being sampled. Time limits belong to the
+implementations, which know whom they wait for; none of the calls below waits for ever.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from o3rl import config
+from o3rl.admission import Admission
+from o3rl.advantages import group_advantages
+from o3rl.flow import Failure, Group, Prompt, Reward, ScoredGroup, Version
+from o3rl.ledger import Ledger
+from o3rl.stepmetrics import batch_metrics, timed
+
+logger = logging.getLogger(__name__)
+
+
+class Sampler(Protocol):
+    """The rollout pool."""
+
+    async def sample(self, prompt: Prompt) -> Group | Failure:
+        """The group of a prompt, by the current weights; a Failure if it is to be tried again."""
+        ...
+
+    async def load(self, version: Version) -> Mapping[str, float]:
+        """Every replica takes the published weights; returns seconds and bytes."""
+        ...
+
+
+class Scorers(Protocol):
+    """The scorer pool."""
+
+    async def score(self, group: Group) -> tuple[Reward | Failure, ...]:
+        """One reward, or the reason for none, per rollout of the group, in order."""
+        ...
+
+
+class Learner(Protocol):
+    """The learner group."""
+
+    async def update(self, groups: Sequence[ScoredGroup]) -> Mapping[str, float]:
+        """Learn from one batch, in mini-batches; returns metrics."""
+        ...
+
+    async def publish(self, version: Version) -> Mapping[str, float]:
+        """Make the weights available as `version`; returns seconds and bytes."""
+        ...
+
+
+class Observer(Protocol):
+    """Is told what happens: tracking, checkpoints, validation, pages, the progress bar."""
+
+    async def stepped(
+        self, step: int, version: Version, groups: Sequence[ScoredGroup], metrics: dict[str, float]
+    ) -> None:
+        """After step `step` (from 1) made `version`; may add to `metrics`."""
+        ...
+
+
+class Loop:
+    """Trains `steps` batches, and stops after the running one when `stop` was called."""
+
+    def __init__(
+        self,
+        settings: config.Loop,
+        admission: Admission,
+        ledger: Ledger,
+        *,
+        sampler: Sampler,
+        scorers: Scorers,
+        learner: Learner,
+        observers: Sequence[Observer],
+        shuffle: Callable[[list[ScoredGroup]], list[ScoredGroup]] = list,
+    ):
+        self.version = Version(0, 0)
+        self.step = 0
+        self.set_aside = 0
+        self._settings = settings
+        self._admission = admission
+        self._ledger = ledger
+        self._sampler = sampler
+        self._scorers = scorers
+        self._learner = learner
+        self._observers = observers
+        self._shuffle = shuffle
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Finish the running step and return."""
+        self._stopping = True
+
+    async def run(self, steps: int) -> None:
+        """Hand over the starting weights, then train until `steps` are done in all."""
+        await self._hand_over({})
+        while self.step < steps and not self._stopping:
+            await self._train_one()
+
+    async def _train_one(self) -> None:
+        metrics: dict[str, float] = {}
+        with timed("seconds/step", metrics):
+            with timed("seconds/rollout", metrics):
+                groups = await self._batch()
+            with timed("seconds/learn", metrics):
+                metrics |= await self._learner.update(self._shuffle(groups))
+            self.step += 1
+            self.version = Version(self.version.incarnation, self.version.n + 1)
+            self._ledger.train((g.group.prompt for g in groups), self.version)
+            await self._hand_over(metrics)
+        metrics |= batch_metrics(groups, self.version)
+        metrics["prompts/skipped"] = self._admission.skipped
+        metrics["prompts/set_aside"] = self.set_aside
+        for observer in self._observers:
+            await observer.stepped(self.step, self.version, groups, metrics)
+
+    async def _hand_over(self, metrics: dict[str, float]) -> None:
+        with timed("seconds/sync", metrics):
+            metrics |= await self._learner.publish(self.version)
+            metrics |= await self._sampler.load(self.version)
+
+    async def _batch(self) -> list[ScoredGroup]:
+        """`groups` scored groups in order of their group numbers: the learner's input is the same
+        whatever order they finished in."""
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(self._one()) for _ in range(self._settings.groups)]
+        return sorted((task.result() for task in running), key=lambda g: g.group.prompt.group)
+
+    async def _one(self) -> ScoredGroup:
+        """Admit prompts until one gives a group."""
+        while True:
+            prompt = await self._admission.next()
+            while True:
+                result = await self._attempt(prompt)
+                if isinstance(result, ScoredGroup):
+                    return result
+                if prompt.attempt + 1 >= self._settings.max_attempts:
+                    self._set_aside(prompt, result.reason)
+                    break
+                prompt = replace(prompt, attempt=prompt.attempt + 1)
+                self._ledger.retry(prompt, result.reason)
+                logger.warning("prompt %d again: %s", prompt.group, result.reason)
+
+    def _set_aside(self, prompt: Prompt, reason: str) -> None:
+        self.set_aside += 1
+        self._ledger.set_aside(prompt, reason)
+        logger.warning(
+            "prompt %d (row %s) is set aside after %d attempts: %s",
+            prompt.group,
+            prompt.row.id,
+            prompt.attempt + 1,
+            reason,
+        )
+        limit = max(self._settings.groups, 8)
+        if self.set_aside >= limit and self.set_aside > self.step * self._settings.groups:
+            raise RuntimeError(
+                f"{self.set_aside} prompts were set aside and fewer trained; the last: {reason}"
+            )
+
+    async def _attempt(self, prompt: Prompt) -> ScoredGroup | Failure:
+        group = await self._sampler.sample(prompt)
+        if isinstance(group, Failure):
+            return group
+        if group.prompt.attempt != prompt.attempt:
+            return Failure(prompt.group, -1, f"an answer to attempt {group.prompt.attempt} came")
+        return scored(group, await self._scorers.score(group), self._settings.min_group)
+
+
+def scored(
+    group: Group, rewards: Sequence[Reward | Failure], min_group: int
+) -> ScoredGroup | Failure:
+    """The group with advantages over its surviving siblings, or a Failure if too few survive."""
+    pairs = zip(group.rollouts_G, rewards, strict=True)
+    kept = [(rollout, reward) for rollout, reward in pairs if isinstance(reward, Reward)]
+    failures = (*group.failures, *(r for r in rewards if isinstance(r, Failure)))
+    if len(kept) < min_group:
+        reasons = "; ".join(sorted({failure.reason for failure in failures}))
+        return Failure(
+            group.prompt.group, -1, f"{len(kept)} of {len(rewards)} rollouts survive: {reasons}"
+        )
+    rollouts, survivors = zip(*kept, strict=True)
+    return ScoredGroup(
+        replace(group, rollouts_G=rollouts, failures=failures),
+        survivors,
+        group_advantages([reward.total for reward in survivors]),
+    )

@@ -1,0 +1,62 @@
+"""The metrics of one step, by flat slash names, from its scored groups."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from statistics import fmean
+from time import perf_counter
+
+from o3rl.flow import Reward, Rollout, ScoredGroup, Version
+
+
+@contextmanager
+def timed(name: str, metrics: dict[str, float]) -> Iterator[None]:
+    """Enter the seconds that the block took as `metrics[name]`."""
+    start = perf_counter()
+    yield
+    metrics[name] = perf_counter() - start
+
+
+def batch_metrics(groups: Sequence[ScoredGroup], version: Version) -> dict[str, float]:
+    """Rewards by part, what the reward logs beside them, lengths, spread, age; means over rollouts.
+
+    A part or metric that only some tasks have is averaged over those that have it.
+    """
+    rewards = [reward for group in groups for reward in group.rewards_G]
+    rollouts = [rollout for group in groups for rollout in group.group.rollouts_G]
+    ages = [version.n - 1 - rollout.version.n for rollout in rollouts]
+    return {
+        "reward/total": fmean(reward.total for reward in rewards),
+        **_means("reward", [reward.parts for reward in rewards]),
+        **_means("evidence", [reward.metrics for reward in rewards]),
+        **_claim_metrics(rewards),
+        **_lengths(rollouts),
+        "groups/zero_spread": fmean(not any(group.advantages_G) for group in groups),
+        "groups/failures": sum(len(group.group.failures) for group in groups),
+        "groups/attempts": fmean(group.group.prompt.attempt + 1 for group in groups),
+        "progress": fmean(group.group.prompt.progress for group in groups),
+        "stale/mean": fmean(ages),
+        "stale/max": max(ages),
+    }
+
+
+def _means(family: str, values: Sequence[dict[str, float]]) -> dict[str, float]:
+    names = sorted({name for each in values for name in each})
+    return {
+        f"{family}/{name}": fmean(each[name] for each in values if name in each) for name in names
+    }
+
+
+def _claim_metrics(rewards: Sequence[Reward]) -> dict[str, float]:
+    claims = [claim for reward in rewards for claim in reward.claims]
+    if not claims:
+        return {}
+    return {"evidence/claim_iou": fmean(claim.iou for claim in claims)}
+
+
+def _lengths(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    return {
+        "length/mean": fmean(len(rollout.tokens_T) for rollout in rollouts),
+        "length/max": max(len(rollout.tokens_T) for rollout in rollouts),
+        "length/truncated": fmean(rollout.finish == "length" for rollout in rollouts),
+        "tokens/sampled": sum(len(rollout.tokens_T) for rollout in rollouts),
+    }
