@@ -11,19 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from o3rl.gauges import PART_WORDS
 from o3rl.journal import read_series
 
 Series = Mapping[str, Sequence[tuple[int, float]]]
 
 INK, GRID, PAPER = "#1f2933", "#e4e7eb", "#ffffff"
 COLORS = ("#2563eb", "#e8590c", "#2f9e44", "#9c36b5", "#c2255c", "#0c8599", "#f59f00", "#868e96")
-WORDS = {
-    "ans_acc": "answer",
-    "ans_tiou": "answer, temporal IoU",
-    "ans_viou": "answer, box IoU",
-    "thk_temporal_point": "thought, points in time",
-    "thk_temporal_segment": "thought, times inside",
-    "thk_spatial": "thought, boxes",
+WORDS = PART_WORDS | {
     "log_median": "policy, median",
     "log_p95": "policy, 95 %",
     "noise_median": "engine noise, median",
@@ -127,9 +122,9 @@ def matching(panel: Panel, series: Series) -> list[str]:
     found: list[str] = []
     for name in panel.metrics:
         if name.endswith("/*"):
-            found += sorted(
+            found += [
                 other for other in series if other.startswith(name[:-1]) and other not in totals
-            )
+            ]
         elif name in series:
             found.append(name)
     drawn = [name for name in found if any(value != 0 for _, value in series[name])]
@@ -149,11 +144,12 @@ def running_mean(values: Sequence[float], window: int) -> list[float]:
 def _figure(count: int, title: str) -> tuple[Any, list[Any]]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     columns = min(COLUMNS, count)
     rows = math.ceil(count / columns)
-    figure = Figure(figsize=(5.2 * columns, 3.5 * rows + 0.6), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.14, h_pad=0.14)
+    layout = ConstrainedLayoutEngine(w_pad=0.14, h_pad=0.14)
+    figure = Figure(figsize=(5.2 * columns, 3.5 * rows + 0.6), layout=layout)
     FigureCanvasAgg(figure)
     figure.suptitle(title, x=0.012, ha="left", fontsize=15, fontweight="bold", color=INK)
     grid = figure.add_gridspec(rows, columns)

@@ -7,9 +7,21 @@ that no response of the batch can tell is absent.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from o3rl.flow import Reward, ScoredGroup, Task
 from o3rl.measure import makes_claim, without_format
+
+
+PART_WORDS = {
+    "ans_acc": "answer",
+    "ans_tiou": "answer, temporal IoU",
+    "ans_viou": "answer, box IoU",
+    "thk_temporal_point": "thought, points in time",
+    "thk_temporal_segment": "thought, times inside",
+    "thk_spatial": "thought, boxes",
+    "format": "format",
+}
 
 
 def rollout_metrics(
@@ -36,6 +48,20 @@ def rollout_metrics(
     }
 
 
+def rollout_table_rows(
+    groups: Sequence[ScoredGroup], *, step: int, limit: int
+) -> list[dict[str, Any]]:
+    """At most `limit` rollouts as rows of the tracker's table, one of each group before a second.
+
+    Columns: step, version, group, sample, task, question, truth, text, one per reward part, total,
+    advantage, finish.
+    """
+    rows: list[dict[str, Any]] = []
+    for place in range(max((len(group.rewards_G) for group in groups), default=0)):
+        rows += [_table_row(group, place, step) for group in groups if place < len(group.rewards_G)]
+    return rows[:limit]
+
+
 def evidence_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:
     """How well the temporal-spatial responses cite: shares and means in [0, 1]."""
     mine = [
@@ -56,6 +82,25 @@ def evidence_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:
         ],
     }
     return {f"evidence/{name}": _mean(found) for name, found in values.items() if found}
+
+
+def _table_row(scored: ScoredGroup, place: int, step: int) -> dict[str, Any]:
+    row, rollout = scored.group.prompt.row, scored.group.rollouts_G[place]
+    reward = scored.rewards_G[place]
+    return {
+        "step": step,
+        "version": str(rollout.version),
+        "group": rollout.group,
+        "sample": rollout.sample,
+        "task": str(row.task),
+        "question": row.question,
+        "truth": row.truth.text,
+        "text": rollout.text,
+        **reward.parts,
+        "total": reward.total,
+        "advantage": scored.advantages_G[place],
+        "finish": rollout.finish,
+    }
 
 
 def _metric(rewards: Sequence[Reward], name: str) -> list[float]:

@@ -66,7 +66,7 @@ def test_parts_leave_out_totals_and_what_is_always_zero():
         "reward/ans_viou": [(1, 0.0), (2, 0.0)],
         "reward/ans_acc": [(1, 0.0), (2, 0.5)],
     }
-    assert matching(panel("Reward by part"), series) == ["reward/ans_acc", "reward/format"]
+    assert matching(panel("Reward by part"), series) == ["reward/format", "reward/ans_acc"]
     assert matching(panel("Clipped sequences"), {"ratio/clipped": [(1, 0.0)]}) == ["ratio/clipped"]
     assert matching(panel("Clipped sequences"), series) == []
 

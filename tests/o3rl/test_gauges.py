@@ -16,7 +16,7 @@ from o3rl.flow import (
     Truth,
     Version,
 )
-from o3rl.gauges import rollout_metrics
+from o3rl.gauges import rollout_metrics, rollout_table_rows
 
 BOX = (0.1, 0.1, 0.3, 0.3)
 
@@ -82,3 +82,28 @@ def test_what_nobody_can_tell_is_absent():
 def test_no_rollouts_is_an_error():
     with pytest.raises(ValueError, match="no rollouts in 0 groups"):
         rollout_metrics([])
+
+
+def test_table_rows_take_one_of_each_group_first():
+    groups = [
+        scored(number, Task.MCQ, [reward(0.0, 1.0), reward(0.5, 0.5)], (5, 5), ("stop", "length"))
+        for number in range(2)
+    ]
+    rows = rollout_table_rows(groups, step=7, limit=3)
+    assert [(row["group"], row["sample"]) for row in rows] == [(0, 0), (1, 0), (0, 1)]
+    assert rows[2] == {
+        "step": 7,
+        "version": "0.0",
+        "group": 0,
+        "sample": 1,
+        "task": "General video QA MCQ",
+        "question": "What?",
+        "truth": "A",
+        "text": "",
+        "thk_spatial": 0.5,
+        "format": 0.5,
+        "total": 1.0,
+        "advantage": 0.0,
+        "finish": "length",
+    }
+    assert rollout_table_rows([], step=1, limit=5) == []
