@@ -1,0 +1,91 @@
+"""A user's own rewards: `rewards.custom` names Python functions, each a further part of the total.
+
+    def reward(text: str, row: Row, rewards: Reward) -> float
+
+`text` is the completion, `row` the STGR row with its truth, `rewards` what the built-in parts gave.
+The value must be finite. What such a function raises is a value here, a `CustomFault`: it fails the
+group, and after `rewards.custom_errors` distinct ones the run.
+"""
+
+import importlib
+import math
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from o3rl.flow import Reward, Row
+from rewards.scorer import PARTS, weighted
+
+CustomReward = Callable[[str, Row, Reward], float]
+
+
+class CustomRewardError(RuntimeError):
+    """Custom rewards raised too many distinct exceptions; the run must stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class CustomFault:
+    """What a custom reward raised. Two are the same fault if only their message differs."""
+
+    name: str
+    kind: str  # type of the exception
+    place: str  # file:line
+    message: str
+
+    @property
+    def identity(self) -> tuple[str, str, str]:
+        return self.name, self.kind, self.place
+
+    def __str__(self) -> str:
+        return f"custom reward {self.name!r} raised {self.kind} at {self.place}: {self.message}"
+
+
+def load_custom(custom: Mapping[str, str]) -> dict[str, CustomReward]:
+    """Import the functions named `module:function`. Raises ValueError by name and what is wrong."""
+    return {name: _load(name, target) for name, target in custom.items()}
+
+
+def with_custom(
+    reward: Reward,
+    text: str,
+    *,
+    row: Row,
+    functions: Mapping[str, CustomReward],
+    weights: Mapping[str, float],
+) -> Reward | CustomFault:
+    """The reward with a part for each function added, or the first fault."""
+    parts = dict(reward.parts)
+    for name, function in functions.items():
+        try:
+            value = float(function(text, row, reward))
+        except Exception as error:  # a user's function may raise anything
+            return _fault(name, error)
+        if not math.isfinite(value):
+            return CustomFault(name, "ValueError", function.__module__, f"returned {value}")
+        parts[name] = value
+    return replace(reward, parts=parts, total=weighted(parts, weights))
+
+
+def _load(name: str, target: str) -> CustomReward:
+    where = f"rewards.custom.{name} is {target!r}"
+    if name in PARTS:
+        raise ValueError(f"{where}; {name} is a built-in part, take another name")
+    module, separator, attribute = target.partition(":")
+    if not (module and separator and attribute):
+        raise ValueError(f"{where}; it must read module:function")
+    try:
+        function: Any = getattr(importlib.import_module(module), attribute, None)
+    except ImportError as error:
+        raise ValueError(
+            f"{where}; {error}: the module must be importable on every node"
+        ) from error
+    if not callable(function):
+        raise ValueError(f"{where}; {module} has no function {attribute!r}")
+    return function
+
+
+def _fault(name: str, error: Exception) -> CustomFault:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{last.filename}:{last.lineno}"
+    return CustomFault(name, type(error).__name__, place, f"{error!s:.300}")

@@ -1,0 +1,249 @@
+"""The scorer pool: an elastic number of Ray actors, each one `Scorer`. The only file here with Ray.
+
+    score(group) ─► idle worker ─► completions in order, each within `rewards.seconds`
+                        │ died, or out of time
+                        └─► killed, replaced; what is left of the group goes elsewhere
+
+Laws: a group keeps one worker at a time, groups run in parallel; a completion that takes its worker
+down `ATTEMPTS` times is a `Failure` and its siblings are scored all the same; a worker that may
+still be at work is never handed out again; a bug in a built-in reward is raised, never a zero.
+
+| who waits | for whom | limit |
+|---|---|---|
+| score | an idle worker | those at work, each bounded below |
+| score | a worker's start | `start_seconds` |
+| score | one completion | `rewards.seconds` |
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+
+from o3rl.boxes import convention_of
+from o3rl.config import Rewards
+from o3rl.flow import Failure, Group, Prompt, Reward
+from o3rl.source import source_digest
+from rewards.custom import CustomFault, CustomRewardError, load_custom, with_custom
+from rewards.scorer import Scorer
+
+ATTEMPTS = 3  # of one completion, each on another process; and of a group's worker to start
+START = -1  # the key of a worker's start among attempts, beside those of completions
+
+Outcome = Reward | CustomFault | Failure
+
+log = logging.getLogger(__name__)
+
+
+class RowScorer:
+    """What a worker holds: a scorer, the model's box convention, the user's own rewards."""
+
+    def __init__(self, rewards: Rewards, model_type: str):
+        self._scorer = Scorer(rewards)
+        self._convention = convention_of(model_type)
+        self._functions = load_custom(rewards.custom)
+        self._weights = rewards.weights
+
+    def score(self, prompt: Prompt, text: str) -> Reward | CustomFault:
+        """The reward of one completion of `prompt`, custom parts included."""
+        reward = self._scorer.score(
+            prompt.row.task,
+            text,
+            truth=prompt.row.truth,
+            progress=prompt.progress,
+            frame_size=prompt.plan.size,
+            convention=self._convention,
+        )
+        return with_custom(
+            reward, text, row=prompt.row, functions=self._functions, weights=self._weights
+        )
+
+
+@ray.remote(max_restarts=0)
+class _Actor:
+    def __init__(self, rewards: Rewards, model_type: str):
+        self._scorer = RowScorer(rewards, model_type)
+
+    def start(self, source: str) -> None:
+        """Returns once the process is up. Raises ValueError if it runs other code."""
+        own = source_digest()
+        if own != source:
+            raise ValueError(f"a scorer runs source {own}, the driver {source}: install one wheel")
+
+    def score(self, prompt: Prompt, text: str) -> Reward | CustomFault:
+        return self._scorer.score(prompt, text)
+
+
+@dataclass(eq=False, slots=True)
+class _Worker:
+    actor: Any  # Ray's handles carry no type
+    started: bool = False
+
+
+class ScorerPool:
+    """Scores groups on `rewards.workers` actors. Use it from one event loop.
+
+    `model_type` is the model's, for its box convention; `source` the driver's `source_digest()`.
+    Raises ValueError at once for what no worker could accept: an unknown model type, weight or
+    custom function.
+    """
+
+    def __init__(
+        self,
+        rewards: Rewards,
+        *,
+        model_type: str,
+        source: str,
+        cpus: float = 0.1,
+        start_seconds: float = 120.0,
+    ):
+        RowScorer(rewards, model_type)
+        self._rewards, self._model_type, self._source = rewards, model_type, source
+        self._cpus, self._start_seconds = cpus, start_seconds
+        self._size = rewards.workers
+        self._workers: set[_Worker] = set()
+        self._idle: list[_Worker] = []
+        self._changed = asyncio.Condition()
+        self._faults: dict[tuple[str, str, str], str] = {}
+        self._closed = False
+        self.replaced = 0  # workers that died or ran out of time
+        self._fill()
+
+    async def score(self, group: Group) -> tuple[Reward | Failure, ...]:
+        """One outcome per rollout, in order.
+
+        Raises CustomRewardError when the run's custom rewards have raised too many distinct
+        exceptions, RuntimeError if the pool is closed, and what a bug in a built-in reward raises.
+        """
+        outcomes: dict[int, Outcome] = {}
+        attempts: Counter[int] = Counter()
+        while len(outcomes) < len(group.rollouts_G):
+            worker = await self._take()
+            healthy = False
+            try:
+                healthy = await self._score_on(worker, group, outcomes, attempts)
+            finally:
+                await self._give_back(worker, healthy)
+        return self._judged(group, [outcomes[index] for index in range(len(group.rollouts_G))])
+
+    async def resize(self, workers: int) -> None:
+        """Run with so many workers, 1 or more; those at work finish their group first."""
+        if workers < 1:
+            raise ValueError(f"a scorer pool needs at least 1 worker, not {workers}")
+        async with self._changed:
+            self._size = workers
+            while len(self._workers) > workers and self._idle:
+                self._discard(self._idle.pop())
+            self._fill()
+            self._changed.notify_all()
+
+    async def close(self) -> None:
+        """End all workers; groups in flight and later ones raise RuntimeError."""
+        async with self._changed:
+            self._closed = True
+            for worker in tuple(self._workers):
+                self._discard(worker)
+            self._idle.clear()
+            self._changed.notify_all()
+
+    async def _score_on(
+        self, worker: _Worker, group: Group, outcomes: dict[int, Outcome], attempts: Counter[int]
+    ) -> bool:
+        """Score what has no outcome yet; False if the worker must be replaced."""
+        waiting = [index for index in range(len(group.rollouts_G)) if index not in outcomes]
+        fault = await self._start(worker)
+        if fault:
+            attempts[START] += 1
+            if attempts[START] >= ATTEMPTS:
+                outcomes.update({index: _failure(group, index, fault) for index in waiting})
+            return False
+        texts = [group.rollouts_G[index].text for index in waiting]
+        calls = [worker.actor.score.remote(group.prompt, text) for text in texts]
+        for index, call in zip(waiting, calls, strict=True):
+            result = await _within(self._rewards.seconds, call, "scoring one completion")
+            if not isinstance(result, str):
+                outcomes[index] = result
+                continue
+            attempts[index] += 1
+            if attempts[index] >= ATTEMPTS:
+                outcomes[index] = _failure(group, index, result)
+            return False
+        return True
+
+    async def _start(self, worker: _Worker) -> str:
+        if worker.started:
+            return ""
+        call = worker.actor.start.remote(self._source)
+        fault = await _within(self._start_seconds, call, "the start of a scorer")
+        worker.started = fault is None
+        return fault or ""
+
+    async def _take(self) -> _Worker:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._idle or self._closed)
+            if self._closed:
+                raise RuntimeError("the scorer pool is closed")
+            return self._idle.pop()
+
+    async def _give_back(self, worker: _Worker, healthy: bool) -> None:
+        async with self._changed:
+            if self._closed:
+                return
+            if healthy and len(self._workers) <= self._size:
+                self._idle.append(worker)
+            else:
+                self.replaced += not healthy
+                self._discard(worker)
+                self._fill()
+            self._changed.notify_all()
+
+    def _fill(self) -> None:
+        while len(self._workers) < self._size:
+            options = _Actor.options(num_cpus=self._cpus)
+            worker = _Worker(options.remote(self._rewards, self._model_type))
+            self._workers.add(worker)
+            self._idle.append(worker)
+
+    def _discard(self, worker: _Worker) -> None:
+        self._workers.discard(worker)
+        ray.kill(worker.actor, no_restart=True)
+
+    def _judged(self, group: Group, outcomes: list[Outcome]) -> tuple[Reward | Failure, ...]:
+        """The outcomes, or where a custom reward raised a failure for each."""
+        faults = [outcome for outcome in outcomes if isinstance(outcome, CustomFault)]
+        if not faults:
+            return tuple(outcome for outcome in outcomes if not isinstance(outcome, CustomFault))
+        for fault in faults:
+            if fault.identity not in self._faults:
+                log.warning("group %d: %s", group.prompt.group, fault)
+                self._faults[fault.identity] = str(fault)
+        if len(self._faults) >= self._rewards.custom_errors:
+            raise CustomRewardError(
+                f"{len(self._faults)} distinct errors of custom rewards "
+                f"(rewards.custom_errors is {self._rewards.custom_errors}): "
+                + "; ".join(self._faults.values())
+            )
+        return tuple(
+            _failure(group, index, str(faults[0])) for index in range(len(group.rollouts_G))
+        )
+
+
+def _failure(group: Group, index: int, reason: str) -> Failure:
+    sample = group.rollouts_G[index].sample
+    log.warning("sample %d of group %d: %s", sample, group.prompt.group, reason)
+    return Failure(group.prompt.group, sample, reason)
+
+
+async def _within(seconds: float, call: Awaitable[Any], what: str) -> Any:
+    """The call's result; what became of it, as text, if its process died or took too long."""
+    try:
+        return await asyncio.wait_for(call, seconds)
+    except TimeoutError:
+        return f"{what} took longer than {seconds:g} s"
+    except RayActorError as error:
+        return f"{what}: the scorer process died: {str(error).strip().splitlines()[0]:.300}"
