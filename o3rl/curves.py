@@ -19,10 +19,8 @@ Series = Mapping[str, Sequence[tuple[int, float]]]
 INK, GRID, PAPER = "#1f2933", "#e4e7eb", "#ffffff"
 COLORS = ("#2563eb", "#e8590c", "#2f9e44", "#9c36b5", "#c2255c", "#0c8599", "#f59f00", "#868e96")
 WORDS = PART_WORDS | {
-    "log_median": "policy, median",
-    "log_p95": "policy, 95 %",
-    "noise_median": "engine noise, median",
-    "noise_p95": "engine noise, 95 %",
+    "p95": "95 %",
+    "has_claim": "makes a claim",
     "zero_spread": "groups without spread",
 }
 SMOOTHING = 12  # the running mean covers a 12th of the series
@@ -37,6 +35,7 @@ class Panel:
     axis: str
     metrics: tuple[str, ...]
     scale: str = "linear"
+    from_zero: bool = True
     kind: str = "lines"  # lines: one line each; stack: areas on top of each other
 
 
@@ -57,8 +56,8 @@ PANELS = (
         "Validation measures",
         "share",
         (
-            "validation/time_proximity",
-            "validation/gated_box_iou",
+            "validation/claims/time_proximity",
+            "validation/claims/gated_box_iou",
             "validation/temporal_iou",
             "validation/box_iou",
             "validation/accuracy",
@@ -67,25 +66,26 @@ PANELS = (
     ),
     Panel(
         "Claims and format",
-        "share of rollouts",
-        ("evidence/claim_share", "evidence/recall", "reward/format", "group/zero_spread"),
+        "share",
+        ("evidence/has_claim", "evidence/recall", "reward/format", "groups/zero_spread"),
     ),
+    Panel("Clipping", "share of sequences", ("ratio/clipped", "ratio/outside")),
+    Panel("Engine noise", "|log ratio| a token", ("noise/median", "noise/p95"), scale="log"),
     Panel(
-        "Clipped sequences", "share", ("ratio/clipped", "ratio/clipped_low", "ratio/clipped_high")
-    ),
-    Panel(
-        "Distance from the sampling policy",
-        "|log ratio| a token",
-        ("ratio/log_median", "ratio/log_p95", "ratio/noise_median", "ratio/noise_p95"),
-        scale="log",
+        "Sequence ratio",
+        "policy / sampler",
+        ("ratio/min", "ratio/mean", "ratio/max"),
+        from_zero=False,
     ),
     Panel("Completion length", "tokens", ("length/mean", "length/max")),
-    Panel("Policy", "nats a token", ("policy/entropy", "policy/kl")),
-    Panel("Gradient norm", "before clipping", ("learn/grad_norm",)),
+    Panel("Entropy", "nats a token", ("entropy",)),
+    Panel("Distance from the first policy", "nats a token", ("kl",)),
+    Panel("Gradient norm", "before clipping", ("gradient/norm",)),
     Panel("Seconds a step, by stage", "seconds", ("seconds/*",), kind="stack"),
-    Panel("Cold start (SFT)", "loss a token", ("sft/loss",)),
-    Panel("Cold start (SFT)", "share of tokens right", ("sft/token_accuracy",)),
+    Panel("Cold start: loss", "nats a token", ("sft/loss",)),
+    Panel("Cold start: tokens right", "share", ("sft/token_accuracy",)),
 )
+SUMS = {"reward/total", "reward/total_without_format", "seconds/step"}  # not among their parts
 
 
 def draw(metrics: Path, picture: Path, *, title: str) -> list[str]:
@@ -118,12 +118,11 @@ def finite(series: Series) -> dict[str, list[tuple[int, float]]]:
 
 def matching(panel: Panel, series: Series) -> list[str]:
     """The names of a panel's metrics in `series`; those of a `*` that other names do not say."""
-    totals = {"reward/total", "reward/total_without_format"}
     found: list[str] = []
     for name in panel.metrics:
         if name.endswith("/*"):
             found += [
-                other for other in series if other.startswith(name[:-1]) and other not in totals
+                other for other in series if other.startswith(name[:-1]) and other not in SUMS
             ]
         elif name in series:
             found.append(name)
@@ -167,8 +166,9 @@ def _draw_panel(axis: Any, panel: Panel, series: Series) -> None:
         axis.set_yscale("log")
     elif panel.scale == "linear":
         low, high = axis.get_ylim()
+        low = min(0.0, low) if panel.from_zero else low
         room = 0.06 + 0.08 * math.ceil(len(series) / _legend_columns(len(series)))
-        axis.set_ylim(min(0.0, low), high + room * (high - min(0.0, low)))
+        axis.set_ylim(low, high + room * (high - low))
     axis.set_title(panel.title, loc="left", fontsize=11.5, fontweight="bold", color=INK)
     axis.set_xlabel("step", fontsize=9, color=INK)
     axis.set_ylabel(panel.axis, fontsize=9, color=INK)
@@ -216,5 +216,5 @@ def _legend_columns(count: int) -> int:
 
 
 def _label(name: str) -> str:
-    own = name.split("/", 1)[-1]
+    own = name.rsplit("/", 1)[-1]
     return WORDS.get(own, own.replace("_", " ").replace("iou", "IoU"))

@@ -46,7 +46,7 @@ def test_only_panels_with_numbers_are_drawn(tmp_path):
 def test_one_point_of_one_series_is_enough(tmp_path):
     picture = tmp_path / "curves.png"
     assert draw(journal(tmp_path / "m.jsonl", [(1, {"sft/loss": 2.0})]), picture, title="") == [
-        "Cold start (SFT)"
+        "Cold start: loss"
     ]
     assert picture.stat().st_size > 1000
 
@@ -67,8 +67,8 @@ def test_parts_leave_out_totals_and_what_is_always_zero():
         "reward/ans_acc": [(1, 0.0), (2, 0.5)],
     }
     assert matching(panel("Reward by part"), series) == ["reward/format", "reward/ans_acc"]
-    assert matching(panel("Clipped sequences"), {"ratio/clipped": [(1, 0.0)]}) == ["ratio/clipped"]
-    assert matching(panel("Clipped sequences"), series) == []
+    assert matching(panel("Clipping"), {"ratio/clipped": [(1, 0.0)]}) == ["ratio/clipped"]
+    assert matching(panel("Clipping"), series) == []
 
 
 def test_finite():

@@ -16,7 +16,7 @@ from o3rl.flow import (
     Truth,
     Version,
 )
-from o3rl.gauges import rollout_metrics, rollout_table_rows
+from o3rl.gauges import evidence_metrics, rollout_table_rows
 
 BOX = (0.1, 0.1, 0.3, 0.3)
 
@@ -51,37 +51,16 @@ def test_by_hand():
         ("stop", "length"),
     )
     second = scored(1, Task.MCQ, [reward(0.0, 1.0)] * 2, (5, 5), ("stop", "stop"))
-    out = rollout_metrics([first, second])
-    assert out == pytest.approx(
+    assert evidence_metrics([first, second]) == pytest.approx(
         {
-            "reward/total": 1.0,  # 1.5, 0.5, 1, 1
-            "reward/total_without_format": 0.125,
-            "reward/thk_spatial": 0.125,
-            "reward/format": 0.875,
-            "evidence/claim_share": 0.5,
-            "evidence/recall": 0.5,
-            "evidence/time_proximity": 0.8,
+            "reward/total_without_format": 0.125,  # 0.5 of one in four
+            "evidence/time_proximity": 0.8,  # the rollout without a claim does not count
             "evidence/gated_box_iou": 0.5,
-            "evidence/gate_pass": 0.5,
-            "length/mean": 12.5,
-            "length/max": 30.0,
-            "length/truncated": 0.25,
-            "group/spread": 0.5,
-            "group/zero_spread": 0.5,
-            "group/size": 2.0,
-            "group/failed": 2.0,
         }
     )
-
-
-def test_what_nobody_can_tell_is_absent():
-    out = rollout_metrics([scored(0, Task.MCQ, [reward(0.0, 1.0)] * 2, (5, 5), ("stop",) * 2)])
-    assert not [name for name in out if name.startswith("evidence/")]
-
-
-def test_no_rollouts_is_an_error():
-    with pytest.raises(ValueError, match="no rollouts in 0 groups"):
-        rollout_metrics([])
+    weighed = evidence_metrics([second], weights={"format": 0.5})
+    assert weighed == {"reward/total_without_format": 0.5}
+    assert evidence_metrics([]) == {}
 
 
 def test_table_rows_take_one_of_each_group_first():
