@@ -60,8 +60,8 @@ class Admission:
             self._ledger.admit(prompt)
             return prompt
         raise RuntimeError(
-            f"the media of all {len(self._rows)} rows cannot be read; is data.media right? "
-            "`o3rl data check` tells what is wrong with each"
+            f"the media of all {len(self._rows)} rows cannot be read; is data.media the folder that "
+            "the rows' paths start from?"
         )
 
     def state(self) -> dict[str, Any]:

@@ -1,0 +1,238 @@
+"""The command line: `o3rl COMMAND …`. It parses, and imports a command's module only to run it.
+
+So a wrong configuration stops before torch, Ray, vLLM or MLflow are imported, and `--help` is
+quick.
+Exit codes: 0 done, 1 the user's input or the data is wrong (one line says what), 2 wrong usage,
+130 interrupted.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+
+Handler = Callable[[argparse.Namespace], int]
+
+EPILOG = """\
+from nothing to a trained model:  o3rl demo
+on your own data:                 o3rl data import STGR-RL.json --media ROOT --out DIR
+                                  o3rl sft CONFIG, o3rl train CONFIG, o3rl evaluate CONFIG
+configurations that are shipped:  o3rl configs
+what is missing on this machine:  o3rl doctor
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if "handler" not in options:
+        options.parser.print_help()
+        return 2
+    logging.basicConfig(
+        level=logging.INFO if options.verbose else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        datefmt="%H:%M:%S",
+    )
+    _quieten()
+    try:
+        module, name = options.handler.split(":")
+        return getattr(import_module(module), name)(options)
+    except (ValueError, FileNotFoundError) as error:
+        if options.verbose:
+            raise
+        sys.stderr.write(f"o3rl {options.command}: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write(f"o3rl {options.command}: interrupted\n")
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="o3rl",
+        description="Reinforcement learning for video models that show their evidence.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="say more; show tracebacks")
+    parser.set_defaults(parser=parser)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
+    _demo(commands)
+    _data(commands)
+    _sft(commands)
+    _train(commands)
+    _evaluate(commands)
+    _answer(commands)
+    _score(commands)
+    _tiny(commands)
+    _configs(commands)
+    _doctor(commands)
+    return parser
+
+
+def _demo(commands) -> None:
+    demo = _command(
+        commands,
+        "demo",
+        "cluster.demo:run",
+        "the whole story on synthetic videos: data, SFT, RL, evaluation, report",
+    )
+    demo.add_argument("--seed", type=int, default=0, help="of data and training (default 0)")
+    demo.add_argument("--folder", type=Path, default=Path("runs/demo"), help="for all it makes")
+    demo.add_argument("--config", default="tiny_demo", help="CONFIG to train with")
+    _overrides(demo)
+
+
+def _data(commands) -> None:
+    data = commands.add_parser("data", help="make and import STGR data", description="STGR data.")
+    data.set_defaults(parser=data)
+    kinds = data.add_subparsers(title="commands", metavar="COMMAND", dest="kind")
+    synth = _command(
+        kinds, "synth", "cluster.data:synth", "write a synthetic STGR data set of real MP4 files"
+    )
+    synth.add_argument("--out", type=Path, required=True, help="folder to write to")
+    synth.add_argument("--seed", type=int, default=0)
+    for name, default, words in (
+        ("videos", 160, "training videos"),
+        ("pictures", 120, "training pictures"),
+        ("held-out-videos", 48, "held-out videos"),
+        ("held-out-pictures", 32, "held-out pictures"),
+    ):
+        synth.add_argument(f"--{name}", type=int, default=default, help=f"{words} ({default})")
+    synth.add_argument(
+        "--perfect-teacher",
+        action="store_true",
+        help="SFT reasoning without the faults of real annotations (wrong times, loose boxes, "
+        "thoughts without evidence)",
+    )
+    imported = _command(
+        kinds, "import", "cluster.data:import_", "STGR JSON or JSONL to validated Parquet"
+    )
+    imported.add_argument("source", type=Path, metavar="FILE", help="STGR-RL.json, STGR-SFT.json")
+    imported.add_argument(
+        "--media", type=Path, help="root of the media; missing files are rejected"
+    )
+    imported.add_argument("--out", type=Path, required=True, help="folder for the Parquet files")
+
+
+def _sft(commands) -> None:
+    sft = _command(commands, "sft", "cluster.sft:run", "cold start on rows with reasoning")
+    _config(sft)
+
+
+def _train(commands) -> None:
+    train = _command(commands, "train", "cluster.train:run", "reinforcement learning (GSPO, GRPO)")
+    _config(train)
+    train.add_argument(
+        "--resume", action="store_true", help="go on from the last checkpoint in the run's folder"
+    )
+
+
+def _evaluate(commands) -> None:
+    evaluate = _command(
+        commands,
+        "evaluate",
+        "cluster.evaluate:run",
+        "answer held-out rows and measure answers and evidence",
+    )
+    _config(evaluate)
+    evaluate.add_argument(
+        "--model",
+        action="append",
+        metavar="[NAME=]PATH",
+        help="a Hugging Face folder or hub name; more than one is loaded in turn into the same "
+        "engine (default: model.path of CONFIG)",
+    )
+    evaluate.add_argument("--rows", help="Parquet folder (default: data.validation of CONFIG)")
+    evaluate.add_argument("--limit", type=int, default=0, help="rows at most (default: all)")
+    evaluate.add_argument("--out", type=Path, help="folder for numbers and pages")
+
+
+def _answer(commands) -> None:
+    answer = _command(
+        commands,
+        "answer",
+        "cluster.answer:run",
+        "ask a trained model about a video, see its evidence",
+    )
+    answer.add_argument("video", type=Path, metavar="VIDEO", help="a video or image file")
+    answer.add_argument("question", metavar="QUESTION")
+    answer.add_argument("--model", required=True, help="a Hugging Face folder or hub name")
+    answer.add_argument(
+        "--task",
+        default="temporal-spatial free-form QA",
+        help="the STGR task, which decides the form of the answer (default: %(default)s)",
+    )
+    answer.add_argument("--page", type=Path, default=Path("answer.html"), help="evidence page")
+    answer.add_argument("--config", help="CONFIG for frames and engine")
+    _overrides(answer)
+
+
+def _score(commands) -> None:
+    score = _command(commands, "score", "cluster.data:score", "score completions in a JSONL file")
+    score.add_argument("source", type=Path, metavar="FILE", help="one JSON object a line")
+    score.add_argument("--profile", default="paper", choices=("paper", "released", "strict"))
+    score.add_argument("--out", type=Path, required=True, help="JSONL with parts, total, claims")
+
+
+def _tiny(commands) -> None:
+    tiny = commands.add_parser(
+        "tiny", help="the tiny base model", description="The tiny base model of the demo."
+    )
+    tiny.set_defaults(parser=tiny)
+    kinds = tiny.add_subparsers(title="commands", metavar="COMMAND", dest="kind")
+    pretrain = _command(
+        kinds, "pretrain", "cluster.tiny:pretrain", "teach a new tiny Qwen2.5-VL to see"
+    )
+    pretrain.add_argument("--out", type=Path, required=True, help="Hugging Face folder to write")
+    pretrain.add_argument("--steps", type=int, help="default: those of the shipped weights")
+    pretrain.add_argument("--seed", type=int, default=0)
+    pretrain.add_argument("--resume", action="store_true", help="go on from the last 500 steps")
+
+
+def _configs(commands) -> None:
+    _command(commands, "configs", "cluster.configs:run", "list the shipped configurations")
+
+
+def _doctor(commands) -> None:
+    _command(
+        commands, "doctor", "cluster.doctor:run", "versions, devices, what is missing, what to do"
+    )
+
+
+def _command(commands, name: str, handler: str, words: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=words, description=words[0].upper() + words[1:] + ".")
+    parser.set_defaults(handler=handler, parser=parser)
+    return parser
+
+
+def _config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG", help="a YAML file or a shipped name")
+    _overrides(parser)
+
+
+def _overrides(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="for instance loop.steps=100"
+    )
+
+
+def _quieten() -> None:
+    """Keep libraries that print at import from burying what this program says."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_CONFIGURE_LOGGING", "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

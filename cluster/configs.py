@@ -1,0 +1,47 @@
+"""The configurations that are shipped, found by name from a checkout or an installed wheel."""
+
+import argparse
+from importlib.resources import files
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+import o3rl
+from o3rl.config import Run, load
+
+
+def folder() -> Path:
+    """Where the YAML files lie: package data of a wheel, `configs/` of a checkout."""
+    installed = Path(str(files(o3rl))) / "configs"
+    return installed if installed.is_dir() else Path(str(files(o3rl))).parent / "configs"
+
+
+def find(name: str) -> Path:
+    """A path as given, or a shipped configuration by its name with or without `.yaml`.
+
+    Raises FileNotFoundError that lists the shipped ones.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = folder() / f"{name.removesuffix('.yaml')}.yaml"
+    if path.name == name and shipped.is_file():
+        return shipped
+    known = ", ".join(sorted(each.stem for each in folder().glob("*.yaml")))
+    raise FileNotFoundError(f"no configuration {name!r}; shipped are {known}")
+
+
+def load_named(name: str, overrides: list[str]) -> Run:
+    """`o3rl.config.load` of a path or a shipped name."""
+    return load(find(name), overrides)
+
+
+def run(_: argparse.Namespace) -> int:
+    """Print each shipped configuration with the comment that its file opens with."""
+    table = Table("name", "what it is for", box=None)
+    for path in sorted(folder().glob("*.yaml")):
+        first = path.read_text().splitlines()[0]
+        table.add_row(path.stem, first.removeprefix("#").strip())
+    Console().print(table)
+    return 0
