@@ -12,7 +12,6 @@ import math
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from o3rl.flow import Reward, Row
 from rewards.scorer import PARTS, weighted
@@ -75,7 +74,7 @@ def _load(name: str, target: str) -> CustomReward:
     if not (module and separator and attribute):
         raise ValueError(f"{where}; it must read module:function")
     try:
-        function: Any = getattr(importlib.import_module(module), attribute, None)
+        function: CustomReward | None = getattr(importlib.import_module(module), attribute, None)
     except ImportError as error:
         raise ValueError(
             f"{where}; {error}: the module must be importable on every node"

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import pairwise
 
-from nltk.stem.porter import PorterStemmer
-from rouge_score.scoring import fmeasure
 from rouge_score.tokenize import tokenize
+
+from rewards.stemmer import Stemmer
 
 Tokens = Callable[[str], list[str]]
 
-LONGEST_CACHED_WORD = 32
 # Scripts written without blanks: each of their characters is a token.
 UNSPACED = (
     (0x0E00, 0x0EFF),  # Thai, Lao
@@ -68,18 +67,7 @@ def unicode_tokens(text: str) -> list[str]:
     return [_STEMMER.stem(word) if len(word) > 3 and word.isascii() else word for word in joined]
 
 
-class _CachedStemmer:
-    """Porter's stemmer, remembering words of ordinary length."""
-
-    def __init__(self):
-        self._stem = PorterStemmer().stem
-        self._remembered = lru_cache(maxsize=65_536)(self._stem)
-
-    def stem(self, word: str) -> str:
-        return self._remembered(word) if len(word) <= LONGEST_CACHED_WORD else self._stem(word)
-
-
-_STEMMER = _CachedStemmer()
+_STEMMER = Stemmer()
 
 
 @cache
@@ -141,4 +129,5 @@ def _longest(tokens: list[str], reference: _Reference) -> int:
 
 
 def _f1(shared: int, length: int, true_length: int) -> float:
-    return fmeasure(shared / max(length, 1), shared / max(true_length, 1))
+    precision, recall = shared / max(length, 1), shared / max(true_length, 1)
+    return 2 * precision * recall / (precision + recall) if shared else 0.0
