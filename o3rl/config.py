@@ -66,7 +66,7 @@ class PromptStyle(StrEnum):
 
 @dataclass
 class Model:
-    """The policy: a Hugging Face folder or hub name of the Qwen2.5-VL family."""
+    """The policy: a Hugging Face folder or hub name of the Qwen2.5-VL family; `tiny` is shipped."""
 
     path: str = "Qwen/Qwen2.5-VL-7B-Instruct"
     dtype: str = "bfloat16"  # of the forward pass; masters are float32
@@ -312,6 +312,7 @@ class Loop:
 class Sft:
     """The cold start: rows with reasoning, assistant tokens only."""
 
+    start: str = ""  # the model it starts from; empty: model.path
     rows: str = "data/stgr-sft"
     epochs: int = 1
     steps: int = 0  # 0: by epochs

@@ -1,12 +1,16 @@
 """Scenes: coloured shapes that appear, move and vanish over 10 to 60 seconds, and their pictures.
 
 Everything is drawn from a `random.Random` that the caller gives, so a seed is a scene. Positions
-and boxes are normalised to [0, 1] of the frame.
+and boxes are normalised to [0, 1] of the frame. The background is lit from two sides, redder to the
+right and bluer to the bottom: the positions of the model family are relative ones, and from a plain
+background a tiny model needs many times longer to learn where in the frame something is.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from random import Random
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 from o3rl.flow import Box, Interval
@@ -24,6 +28,7 @@ PATHS = ("stays", "left", "right", "up", "down")
 SIZES = ((224, 224), (256, 192), (192, 256))  # width, height
 RATES = (5, 6, 8, 10)  # frames a second
 DURATIONS = (10, 60)  # seconds
+LIGHT = 90  # by how much red grows to the right and blue to the bottom, of 255
 
 Combination = tuple[str, str, str]  # colour, shape, path
 
@@ -127,7 +132,7 @@ def random_picture(rng: Random, combinations: list[Combination]) -> Scene:
 
 def draw(scene: Scene, time: float) -> Image.Image:
     """The frame at `time` seconds, RGB, at the scene's size."""
-    image = Image.new("RGB", scene.size, scene.background)
+    image = _background(scene.size, scene.background).copy()
     pen = ImageDraw.Draw(image)
     width, height = scene.size
     for thing in scene.things:
@@ -136,6 +141,16 @@ def draw(scene: Scene, time: float) -> Image.Image:
             corners = (x1 * width, y1 * height, x2 * width - 1, y2 * height - 1)
             _PAINTERS[thing.shape](pen, corners, COLOURS[thing.colour])
     return image
+
+
+@lru_cache(maxsize=16)
+def _background(size: tuple[int, int], colour: tuple[int, int, int]) -> Image.Image:
+    width, height = size
+    pixels = np.empty((height, width, 3), np.float32)
+    pixels[:] = colour
+    pixels[:, :, 0] += np.linspace(0, LIGHT, width)
+    pixels[:, :, 2] += np.linspace(0, LIGHT, height)[:, None]
+    return Image.fromarray(pixels.clip(0, 255).round().astype(np.uint8))
 
 
 def _random_thing(
