@@ -1,0 +1,218 @@
+"""Who is told of each training step: validation, tracking with evidence pages, checkpoints.
+
+Their order matters: validation adds its metrics before tracking logs them, and a checkpoint is
+taken last. Each acts every so many steps, by its own setting.
+"""
+
+import asyncio
+import json
+import logging
+import shutil
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from o3rl.boxes import BoxConvention
+from o3rl.evaluation import GREEDY, Answered, Evaluator
+from o3rl.evidence import Entry
+from o3rl.files import write_text
+from o3rl.flow import Row, ScoredGroup, Version
+from o3rl.gauges import evidence_metrics, rollout_table_rows
+from o3rl.ledger import Ledger
+from o3rl.measure import summary
+from o3rl.pages import write_page
+from o3rl.tracking import Tracker
+
+logger = logging.getLogger(__name__)
+
+Frames = Callable[[str], Awaitable[np.ndarray]]  # by media key
+
+VALIDATED = ("total", "total_without_format", "accuracy", "temporal_iou", "box_iou", "recall")
+
+
+class Store(Protocol):
+    """Where the learner's state and its model go."""
+
+    async def save(self, folder: Path) -> None:
+        """All that learning needs to go on."""
+        ...
+
+    async def export(self, folder: Path) -> None:
+        """A Hugging Face folder."""
+        ...
+
+
+class Validation:
+    """Greedy answers to the same rows every `every` steps; the best model is exported to `best`."""
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        rows: Sequence[Row],
+        learner: Store,
+        *,
+        every: int,
+        best: Path,
+        seed: int,
+        weights: Mapping[str, float],
+    ):
+        self._evaluator = evaluator
+        self._rows = rows
+        self._learner = learner
+        self._every = every
+        self._best = best
+        self._seed = seed
+        self._weights = weights
+
+    async def stepped(
+        self, step: int, version: Version, groups: Sequence[ScoredGroup], metrics: dict[str, float]
+    ) -> None:
+        """Adds `validation/…` where a validation is due."""
+        del groups
+        if step % self._every:
+            return
+        answered = await self._evaluator.run(self._rows, GREEDY)
+        found = summary([a.scored for a in answered], seed=self._seed, weights=self._weights)
+        metrics |= {f"validation/{n}": found[n] for n in VALIDATED if found[n] is not None}
+        metrics["validation/failed"] = sum(answer.group is None for answer in answered)
+        total = metrics.get("validation/total")
+        if total is not None and total > self._best_total():
+            await self._learner.export(self._best)
+            write_text(
+                self._best / "validation.json",
+                json.dumps({"step": step, "version": str(version), "total": total}),
+            )
+
+    def _best_total(self) -> float:
+        path = self._best / "validation.json"
+        return json.loads(path.read_text())["total"] if path.is_file() else float("-inf")
+
+
+class Tracking:
+    """Logs the metrics of each step; now and then a table of rollouts and an evidence page."""
+
+    def __init__(
+        self,
+        tracker: Tracker,
+        frames: Frames,
+        *,
+        pages: Path,
+        rollouts: int,
+        every: int,
+        weights: Mapping[str, float],
+        convention: BoxConvention,
+    ):
+        self._tracker = tracker
+        self._frames = frames
+        self._pages = pages
+        self._rollouts = rollouts
+        self._every = every
+        self._weights = weights
+        self._convention = convention
+
+    async def stepped(
+        self, step: int, version: Version, groups: Sequence[ScoredGroup], metrics: dict[str, float]
+    ) -> None:
+        """Log `metrics`, and what the groups show beside them."""
+        self._tracker.log(metrics | evidence_metrics(groups, weights=self._weights), step=step)
+        if not self._rollouts or (step % self._every and step != 1):
+            return
+        self._tracker.table(rollout_table_rows(groups, step=step, limit=self._rollouts), "rollouts")
+        shown = [group for group in groups if group.rewards_G][: self._rollouts]
+        entries = [await self._entry(group) for group in shown]
+        path = self._pages / f"step-{step:05d}.html"
+        title = f"Rollouts of step {step}, by version {version.incarnation}.{version.n - 1}"
+        await asyncio.to_thread(write_page, path, title, entries, convention=self._convention)
+        self._tracker.artifact(path, "pages")
+
+    async def _entry(self, scored: ScoredGroup) -> Entry:
+        """The best rollout of a group."""
+        place = max(range(len(scored.rewards_G)), key=lambda i: scored.rewards_G[i].total)
+        prompt, rollout = scored.group.prompt, scored.group.rollouts_G[place]
+        return Entry(
+            prompt.row,
+            prompt.plan,
+            await self._frames(prompt.media_key),
+            rollout.text,
+            scored.rewards_G[place],
+            f"the best of {len(scored.rewards_G)}; advantage {scored.advantages_G[place]:+.2f}",
+            (),
+        )
+
+
+class Checkpoints:
+    """Every `every` steps the learner's and the loop's state, renamed when whole; `keep` stay."""
+
+    def __init__(
+        self,
+        learner: Store,
+        ledger: Ledger,
+        state: Callable[[], dict[str, Any]],
+        *,
+        folder: Path,
+        every: int,
+        keep: int,
+    ):
+        self._learner = learner
+        self._ledger = ledger
+        self._state = state
+        self._folder = folder
+        self._every = every
+        self._keep = keep
+
+    async def stepped(
+        self, step: int, version: Version, groups: Sequence[ScoredGroup], metrics: dict[str, float]
+    ) -> None:
+        """Save where a checkpoint is due."""
+        del version, groups, metrics
+        if step % self._every == 0:
+            await self.save(step)
+
+    async def save(self, step: int) -> Path:
+        """Write the checkpoint of `step`; returns its folder."""
+        final = self._folder / f"step-{step:06d}"
+        aside = final.with_suffix(".writing")
+        for old in (aside, final):
+            shutil.rmtree(old, ignore_errors=True)
+        aside.mkdir(parents=True)
+        await self._learner.save(aside / "learner")
+        await self._learner.export(aside / "model")
+        self._ledger.write(aside / "ledger.parquet")
+        write_text(aside / "loop.json", json.dumps(self._state(), indent=1))
+        aside.rename(final)
+        for old in checkpoints(self._folder)[: -self._keep]:
+            shutil.rmtree(old)
+        return final
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The whole checkpoints below `folder`, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if (path / "loop.json").is_file())
+
+
+async def entries_of(answered: Sequence[Answered], frames: Frames, *, limit: int) -> list[Entry]:
+    """Page entries of evaluated rows, the tasks in turn, one response a row."""
+    by_task: dict[str, list[Answered]] = {}
+    for each in answered:
+        if each.group is not None:
+            by_task.setdefault(each.row.task, []).append(each)
+    chosen: list[Answered] = []
+    while len(chosen) < limit and any(by_task.values()):
+        chosen += [rows.pop(0) for rows in by_task.values() if rows]
+    return [await _answer_entry(each, frames) for each in chosen[:limit]]
+
+
+async def _answer_entry(answered: Answered, frames: Frames) -> Entry:
+    assert answered.group is not None
+    prompt = answered.group.prompt
+    return Entry(
+        answered.row,
+        prompt.plan,
+        await frames(prompt.media_key),
+        answered.group.rollouts_G[0].text,
+        answered.rewards[0],
+        f"row {answered.row.id}",
+        (),
+    )
