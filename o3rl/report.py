@@ -111,13 +111,30 @@ def gains(report: Mapping[str, Any]) -> dict[str, float | None]:
     By `mode/name` for total_without_format, claims/time_proximity, claims/gated_box_iou; None where
     either is missing or SFT's is not above 0.
     """
-    return {
-        f"{mode}/{name}": _share_gained(
-            _value(report, "sft", mode, name), _value(report, "rl", mode, name)
-        )
-        for mode in MODES
-        for name in GAINED
-    }
+    return {f"{mode}/{name}": gain(report, mode, name) for mode in MODES for name in GAINED}
+
+
+def gain(report: Mapping[str, Any], mode: str, name: str) -> float | None:
+    """RL over SFT of one number, as a share of SFT's; None if one is missing or SFT's is 0."""
+    before, after = (value(report, stage, mode, name) for stage in ("sft", "rl"))
+    if before is None or after is None or before <= 0:
+        return None
+    return after / before - 1
+
+
+def value(report: Mapping[str, Any], stage: str, mode: str, name: str) -> float | None:
+    """A number of SUMMARY by name, `claims/…` included; None where there is none."""
+    node: Any = report
+    for key in (stage, mode, *name.split("/")):
+        if not isinstance(node, Mapping) or key not in node:
+            return None
+        node = node[key]
+    return node
+
+
+def number(value: float | None) -> str:
+    """Three decimals, or a dash."""
+    return "–" if value is None else f"{value:.3f}"
 
 
 def table(report: Mapping[str, Any]) -> Table:
@@ -133,10 +150,9 @@ def table(report: Mapping[str, Any]) -> Table:
     for name, words in SHOWN:
         cells: list[str] = []
         for mode in MODES:
-            values = {stage: _value(report, stage, mode, name) for stage in stages}
-            cells += [_number(value) for value in values.values()]
+            cells += [number(value(report, stage, mode, name)) for stage in stages]
             if compared:
-                cells.append(_percent(_share_gained(values["sft"], values["rl"])))
+                cells.append(_percent(gain(report, mode, name)))
         out.add_row(words, *cells, style="bold" if name in GAINED else "")
     return out
 
@@ -156,25 +172,6 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def _value(report: Mapping[str, Any], stage: str, mode: str, name: str) -> float | None:
-    node: Any = report
-    for key in (stage, mode, *name.split("/")):
-        if not isinstance(node, Mapping) or key not in node:
-            return None
-        node = node[key]
-    return node
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
-def _share_gained(before: float | None, after: float | None) -> float | None:
-    if before is None or after is None or before <= 0:
-        return None
-    return after / before - 1
 
 
 def _percent(share: float | None) -> str:
