@@ -1,0 +1,249 @@
+"""STGR files to rows: each record is accepted, or rejected with a reason that is counted.
+
+Evidence is normalised here, once. A data set of another form joins by a generator of records in
+STGR's keys, given to `import_records`. Whether a video can be decoded is not asked here.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from o3rl.decode import MediaError, check_file, inside
+from o3rl.files import write_text
+from o3rl.flow import KeyFrame, Row, Task, Truth
+from o3rl.json_records import BadRecord, read_records
+from o3rl.media_roots import MediaRoots
+from o3rl.store import write_rows
+from o3rl.truth import TruthError, clipped, parse_box, parse_size, parse_truth
+
+LONGEST_SIDE = 2**31 - 1
+_BOX = re.compile(r"<box>(.*?)</box>", re.DOTALL)
+
+
+@dataclass(slots=True)
+class Counted:
+    """How often something was seen, and the first time in words."""
+
+    count: int
+    example: str
+
+
+@dataclass(slots=True)
+class ImportReport:
+    """What became of each record. Counts are by name of the task, source, or reason."""
+
+    source: str
+    read: int = 0
+    rows: int = 0
+    by_task: dict[str, int] = field(default_factory=dict)
+    by_source: dict[str, int] = field(default_factory=dict)
+    rejected: dict[str, Counted] = field(default_factory=dict)
+    mended: dict[str, Counted] = field(default_factory=dict)
+
+
+class RowError(ValueError):
+    """A record that makes no row. `reason` is short and free of values, so it can be counted."""
+
+    def __init__(self, reason: str, value: object = None):
+        super().__init__(reason if value is None else f"{reason}: {value!r:.200}")
+        self.reason = reason
+
+
+def import_file(
+    source: Path,
+    out: Path,
+    *,
+    media: Path | None = None,
+    source_map: Mapping[str, str] | None = None,
+) -> ImportReport:
+    """Write the rows of an STGR file, a JSON list or JSON lines, as a data set in `out`.
+
+    As `import_records`; raises FileNotFoundError without the file, ValueError if its list is
+    damaged.
+    """
+    return import_records(
+        read_records(source), out, name=str(source), media=media, source_map=source_map
+    )
+
+
+def import_records(
+    records: Iterable[object],
+    out: Path,
+    *,
+    name: str,
+    media: Path | None = None,
+    source_map: Mapping[str, str] | None = None,
+) -> ImportReport:
+    """Write the rows of records in STGR's keys as a data set in `out`, `import.json` beside it.
+
+    With a media root, rows without their file are rejected. `source_map` goes before the published
+    map (`o3rl.media_roots`).
+    Raises ValueError on a wrong map or a media root that is no folder.
+    """
+    if media is not None and not media.is_dir():
+        raise ValueError(f"the media root {media} is no folder")
+    roots = MediaRoots(source_map or {})
+    report = ImportReport(source=name)
+    report.rows = write_rows(_accepted(records, roots, media, report), out)
+    write_text(out / "import.json", json.dumps(asdict(report), indent=1) + "\n")
+    return report
+
+
+def row_of(record: Mapping[str, Any], roots: MediaRoots) -> Row:
+    """The row of one record. Raises RowError, TruthError, MediaError, each with a `reason`."""
+    truth = parse_truth(
+        record.get("task"),  # pyright: ignore[reportArgumentType]  # refused there if no task
+        record.get("answer"),  # pyright: ignore[reportArgumentType]
+        key_frames=record.get("key_frames"),
+        key_items=record.get("key_items"),
+        image_size=record.get("image_size"),
+    )
+    task = Task(record["task"])
+    source = _text(record, "source", default="")
+    size = _image_size(record) if task is Task.VISUAL else None
+    path = _text(record, "image_path" if task is Task.VISUAL else "video_path")
+    row = Row(
+        id=_identifier(record),
+        task=task,
+        source=source,
+        question=_text(record, "question"),
+        media=roots.media(source, path),
+        truth=_with_images(truth, source, roots),
+        image_size=size,
+        reasoning=_reasoning(record, size),
+    )
+    _check_unicode(row)
+    return row
+
+
+def _accepted(
+    records: Iterable[object], roots: MediaRoots, media: Path | None, report: ImportReport
+) -> Iterator[Row]:
+    seen: set[str] = set()
+    for record in records:
+        report.read += 1
+        if isinstance(record, BadRecord):
+            _count(report.rejected, record.reason, record.where)
+            continue
+        where = f"record {report.read}"
+        try:
+            if not isinstance(record, Mapping):
+                raise RowError("record is no object", record)
+            where += f", id {record.get('id')!r:.80}"
+            row = row_of(record, roots)
+            if row.id in seen:
+                raise RowError("id was there before", row.id)
+            if media is not None:
+                _check_media(row, media)
+        except (RowError, TruthError, MediaError) as error:
+            _count(report.rejected, error.reason, f"{where}: {error}")
+            continue
+        seen.add(row.id)
+        _count_mended(row, record, media, report)
+        report.by_task[row.task.value] = report.by_task.get(row.task.value, 0) + 1
+        report.by_source[row.source] = report.by_source.get(row.source, 0) + 1
+        yield row
+
+
+def _count(counts: dict[str, Counted], reason: str, example: str) -> None:
+    if reason in counts:
+        counts[reason].count += 1
+    else:
+        counts[reason] = Counted(1, example.encode("utf-8", "backslashreplace").decode()[:300])
+
+
+def _count_mended(
+    row: Row, record: Mapping[str, Any], media: Path | None, report: ImportReport
+) -> None:
+    said = record.get("reasoning_process")
+    if row.task is not Task.VISUAL and row.reasoning is not None and row.reasoning != said:
+        _count(report.mended, "reasoning boxes cut at the frame's edge", f"id {row.id!r}")
+    for key_frame in row.truth.key_frames:
+        if media is None or key_frame.path is None:
+            continue
+        try:
+            check_file(inside(media, key_frame.path))
+        except MediaError as error:
+            _count(
+                report.mended, "key frame's image cannot be had: the video's is taken", str(error)
+            )
+
+
+def _check_media(row: Row, media: Path) -> None:
+    try:
+        check_file(inside(media, row.media))
+    except MediaError as error:
+        raise RowError(f"media {error.reason}", row.media) from error
+
+
+def _with_images(truth: Truth, source: str, roots: MediaRoots) -> Truth:
+    def placed(key_frame: KeyFrame) -> KeyFrame:
+        if key_frame.path is None:
+            return key_frame
+        return replace(key_frame, path=roots.key_frame(source, key_frame.path))
+
+    return replace(truth, key_frames=tuple(map(placed, truth.key_frames)))
+
+
+def _identifier(record: Mapping[str, Any]) -> str:
+    name = record.get("id")
+    if isinstance(name, bool) or not isinstance(name, int | str) or name == "":
+        raise RowError("no id", name)
+    return str(name)
+
+
+def _text(record: Mapping[str, Any], key: str, *, default: str | None = None) -> str:
+    value = record.get(key)
+    if value is None and default is not None:
+        return default
+    if not isinstance(value, str) or (default is None and not value.strip()):
+        raise RowError(f"no {key}", value)
+    return value
+
+
+def _image_size(record: Mapping[str, Any]) -> tuple[int, int]:
+    width, height = parse_size(record.get("image_size"))
+    if max(width, height) > LONGEST_SIDE or min(width, height) < 1:
+        raise RowError("image_size is no size in pixels", record.get("image_size"))
+    return round(width), round(height)
+
+
+def _reasoning(record: Mapping[str, Any], size: tuple[int, int] | None) -> str | None:
+    """The text with its boxes normalised; `size` in pixels where the file has pixels."""
+    said = record.get("reasoning_process")
+    if said is None or said == "":
+        return None
+    if not isinstance(said, str):
+        raise RowError("reasoning is no text", said)
+    if not said.count("<box>") == said.count("</box>") == len(_BOX.findall(said)):
+        raise RowError("reasoning has an unpaired box", said)
+    return _BOX.sub(lambda match: f"<box>{_normalised(match[1], size)}</box>", said)
+
+
+def _normalised(written: str, size: tuple[int, int] | None) -> str:
+    try:
+        box = parse_box(json.loads(written))
+        if size is not None:
+            box = (box[0] / size[0], box[1] / size[1], box[2] / size[0], box[3] / size[1])
+        within = clipped(box)
+    except TruthError as error:
+        raise RowError(f"reasoning {error.reason}", written) from error
+    except (ValueError, RecursionError) as error:
+        raise RowError("reasoning box is no list of four numbers", written) from error
+    if size is None and within == box:
+        return written
+    return json.dumps([round(number, 5) for number in within], separators=(",", ":"))
+
+
+def _check_unicode(row: Row) -> None:
+    """Refuse lone surrogates, which no file can hold as UTF-8."""
+    words = [row.id, row.source, row.question, row.media, row.truth.text, row.reasoning or ""]
+    for key_frame in row.truth.key_frames:
+        words += [key_frame.path or "", *(name for name, _ in key_frame.objects)]
+    try:
+        "".join(words).encode()
+    except UnicodeEncodeError as error:
+        raise RowError("record is not valid Unicode", row.id) from error
