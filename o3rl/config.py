@@ -1,366 +1,65 @@
-"""The configuration: one dataclass a section, merged by OmegaConf, checked before anything starts.
+"""The configuration: all sections as one tree, merged by OmegaConf, checked before anything starts.
 
-`load` reads YAML over the defaults below and `key=value` overrides over that. Unknown keys,
-wrong types, values out of range and impossible combinations fail here by name, value and rule, in
-a second and on a laptop: this module imports neither torch, Ray, vLLM nor MLflow. A component
-receives its own section, never the whole tree.
+`load` reads YAML over the defaults of `o3rl.sections` and `key=value` overrides over that. Unknown
+keys, wrong types, values out of range and impossible combinations fail here by name, value and
+rule, in a second and on a laptop: this module imports neither torch, Ray, vLLM nor MLflow.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from enum import StrEnum
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from o3rl.sections import (
+    WAIVABLE,
+    Cluster,
+    Data,
+    Frames,
+    Learning,
+    Loop,
+    Model,
+    Objective,
+    OldLogprobs,
+    Profile,
+    PromptStyle,
+    Rewards,
+    Rollouts,
+    Sampling,
+    Schedule,
+    Sft,
+    Tracking,
+    require,
+)
 
-def require(ok: bool, name: str, value: object, rule: str) -> None:
-    """Raise ValueError with name, value and rule unless `ok`."""
-    if not ok:
-        raise ValueError(f"{name} is {value!r}; it must be {rule}")
-
-
-class Profile(StrEnum):
-    """Reward profiles (STGR rewards): the paper's, the released code's, and paper plus guards."""
-
-    paper = "paper"
-    released = "released"
-    strict = "strict"
-
-
-class Objective(StrEnum):
-    """gspo: one length-normalised ratio per sequence. grpo: one ratio per token."""
-
-    gspo = "gspo"
-    grpo = "grpo"
-
-
-class OldLogprobs(StrEnum):
-    """Where π_old comes from: the sampler's own record, or the learner's recomputation.
-
-    `recomputed` multiplies the loss by a detached, length-normalised, truncated importance factor
-    π_recomputed/π_sampler.
-    """
-
-    sampler = "sampler"
-    recomputed = "recomputed"
-
-
-class Schedule(StrEnum):
-    """Learning rate over the run's batches (not mini-batches), after warm-up."""
-
-    constant = "constant"
-    linear = "linear"
-    cosine = "cosine"
-
-
-class PromptStyle(StrEnum):
-    """full: system prompt and instructions in words. brief: a few words, for tiny models."""
-
-    full = "full"
-    brief = "brief"
-
-
-@dataclass
-class Model:
-    """The policy: a Hugging Face folder or hub name of the Qwen2.5-VL family; `tiny` is shipped."""
-
-    path: str = "Qwen/Qwen2.5-VL-7B-Instruct"
-    dtype: str = "bfloat16"  # of the forward pass; masters are float32
-    prompt_style: PromptStyle = PromptStyle.full
-    freeze_vision: bool = False
-    lora_rank: int = 0  # 0: all parameters
-    lora_alpha: int = 32
-    gradient_checkpointing: bool = True
-
-    def __post_init__(self):
-        require(bool(self.path), "model.path", self.path, "a folder or a hub name")
-        require(
-            self.dtype in ("float32", "bfloat16"), "model.dtype", self.dtype, "float32 or bfloat16"
-        )
-        require(self.lora_rank >= 0, "model.lora_rank", self.lora_rank, "0 (off) or more")
-        require(self.lora_alpha > 0, "model.lora_alpha", self.lora_alpha, "more than 0")
-
-
-@dataclass
-class Data:
-    """Rows in Parquet, as `o3rl data import` writes them, and where their media lie."""
-
-    train: str = "data/stgr-rl"
-    validation: str = ""  # empty: no validation
-    validation_rows: int = 64
-    media: str = "data/media"  # root; rows hold paths below it
-    max_rows: int = 0  # 0: all
-
-    def __post_init__(self):
-        require(bool(self.train), "data.train", self.train, "a folder made by `o3rl data import`")
-        require(self.validation_rows > 0, "data.validation_rows", self.validation_rows, "1 or more")
-        require(self.max_rows >= 0, "data.max_rows", self.max_rows, "0 (all) or more")
-
-
-@dataclass
-class Frames:
-    """Which frames the model sees, and how large: fps up to, count from-to, pixels a frame."""
-
-    fps: float = 2.0
-    min_frames: int = 4
-    max_frames: int = 16
-    pixels: int = 128 * 28 * 28  # floor of a frame's area; the ceiling is 5 % above
-    factor: int = 28  # sides are multiples of it
-    decode_seconds: float = 60.0  # limit per video, after which its reader is killed
-    cache_mib: int = 512
-
-    def __post_init__(self):
-        require(self.fps > 0, "frames.fps", self.fps, "more than 0")
-        require(
-            2 <= self.min_frames <= self.max_frames,
-            "frames.min_frames",
-            self.min_frames,
-            f"2 to frames.max_frames ({self.max_frames})",
-        )
-        require(
-            self.min_frames % 2 == 0 and self.max_frames % 2 == 0,
-            "frames.min_frames, frames.max_frames",
-            (self.min_frames, self.max_frames),
-            "even",
-        )
-        require(self.factor > 0, "frames.factor", self.factor, "more than 0")
-        require(
-            self.pixels >= self.factor**2,
-            "frames.pixels",
-            self.pixels,
-            f"at least one patch of {self.factor}² px",
-        )
-        require(self.decode_seconds > 0, "frames.decode_seconds", self.decode_seconds, "> 0")
-        require(self.cache_mib > 0, "frames.cache_mib", self.cache_mib, "more than 0")
-
-
-@dataclass
-class Sampling:
-    """How rollouts are sampled. T = 1 without truncation: the learner's distribution exactly."""
-
-    group_size: int = 8
-    temperature: float = 1.0
-    top_p: float = 1.0
-    max_tokens: int = 768
-    max_prompt_tokens: int = 16384
-
-    def __post_init__(self):
-        require(
-            self.group_size >= 2,
-            "sampling.group_size",
-            self.group_size,
-            "at least 2, or advantages are all zero",
-        )
-        require(self.temperature > 0, "sampling.temperature", self.temperature, "more than 0")
-        require(0 < self.top_p <= 1, "sampling.top_p", self.top_p, "in (0, 1]")
-        require(self.max_tokens > 0, "sampling.max_tokens", self.max_tokens, "more than 0")
-        require(
-            self.max_prompt_tokens > 0, "sampling.max_prompt_tokens", self.max_prompt_tokens, "> 0"
-        )
-
-
-@dataclass
-class Rewards:
-    """The reward: profile, weights of its parts, the curriculum, the pool that computes it."""
-
-    profile: Profile = Profile.paper
-    weights: dict[str, float] = field(default_factory=dict)  # by part name; 1 where not named
-    sigma_start: float = 4.0  # seconds
-    sigma_end: float = 1.0
-    sigma_end_at: float = 0.75  # share of the run after which σ stays at its end
-    gate_seconds: float = 3.0  # τ
-    gate: bool = True
-    workers: int = 1
-    seconds: float = 10.0  # limit per completion
-    custom: dict[str, str] = field(default_factory=dict)  # own parts: name → module:function
-    custom_errors: int = 3  # distinct exceptions of custom parts that end the run
-
-    def __post_init__(self):
-        require(
-            0 < self.sigma_end <= self.sigma_start,
-            "rewards.sigma_end",
-            self.sigma_end,
-            f"in (0, rewards.sigma_start = {self.sigma_start}]",
-        )
-        require(0 <= self.sigma_end_at <= 1, "rewards.sigma_end_at", self.sigma_end_at, "in [0, 1]")
-        require(self.gate_seconds > 0, "rewards.gate_seconds", self.gate_seconds, "more than 0")
-        require(self.workers >= 1, "rewards.workers", self.workers, "1 or more")
-        require(self.seconds > 0, "rewards.seconds", self.seconds, "more than 0")
-        require(self.custom_errors >= 1, "rewards.custom_errors", self.custom_errors, "1 or more")
-        require(
-            all(weight >= 0 for weight in self.weights.values()),
-            "rewards.weights",
-            self.weights,
-            "0 or more each",
-        )
-
-
-WAIVABLE = {"wide_clip", "ratio_one", "truncated_sampling"}
-
-
-@dataclass
-class Learning:
-    """The update: objective, clip, optimiser, how a batch is cut, how its ranks share it."""
-
-    objective: Objective = Objective.gspo
-    clip_low: float = 3e-4
-    clip_high: float = 4e-4
-    waive: list[str] = field(default_factory=list)  # rules of WAIVABLE broken on purpose
-    kl: float = 0.0  # β of the k3 penalty to the starting model; 0: no reference model is kept
-    old_logprobs: OldLogprobs = OldLogprobs.sampler
-    mini_batches: int = 4
-    rate: float = 1e-6
-    schedule: Schedule = Schedule.cosine
-    warmup: int = 0  # batches
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
-    ranks: int = 1
-    zero: int = 2
-    optimizer_offload: bool = False
-    tokens_per_pass: int = 16384  # the longest [prompt + completions] run through the model at once
-    permute_advantages: bool = False  # a control: shuffled over the batch they must teach nothing
-    seconds: float = 1800.0  # limit for one update
-
-    def __post_init__(self):
-        for name in ("clip_low", "clip_high"):
-            value = getattr(self, name)
-            require(0 < value < 1, f"learning.{name}", value, "in (0, 1)")
-        require(self.kl >= 0, "learning.kl", self.kl, "0 (off) or more")
-        require(self.mini_batches >= 1, "learning.mini_batches", self.mini_batches, "1 or more")
-        require(self.rate > 0, "learning.rate", self.rate, "more than 0")
-        require(self.warmup >= 0, "learning.warmup", self.warmup, "0 or more")
-        require(self.weight_decay >= 0, "learning.weight_decay", self.weight_decay, "0 or more")
-        require(self.max_grad_norm > 0, "learning.max_grad_norm", self.max_grad_norm, "more than 0")
-        require(self.ranks >= 1, "learning.ranks", self.ranks, "1 or more")
-        require(self.zero in (2, 3), "learning.zero", self.zero, "2 or 3")
-        require(self.tokens_per_pass > 0, "learning.tokens_per_pass", self.tokens_per_pass, "> 0")
-        require(self.seconds > 0, "learning.seconds", self.seconds, "more than 0")
-        unknown = sorted(set(self.waive) - WAIVABLE)
-        require(not unknown, "learning.waive", unknown, f"of {sorted(WAIVABLE)}")
-
-
-@dataclass
-class Rollouts:
-    """The pool of rollout replicas, one vLLM engine each."""
-
-    replicas: int = 1
-    cpus: float = 1.0
-    gpus: float = 1.0  # per replica; 0 on a machine without
-    tensor_parallel: int = 1
-    memory_share: float = 0.85  # of a GPU, weights included
-    kv_cache_gib: int = 1  # on CPU
-    max_model_tokens: int = 20480
-    max_batched_tokens: int = 4096
-    enforce_eager: bool = False
-    start_seconds: float = 900.0
-    seconds: float = 600.0  # limit for one group
-    load_seconds: float = 300.0  # limit for one weight update
-
-    def __post_init__(self):
-        require(self.replicas >= 1, "rollouts.replicas", self.replicas, "1 or more")
-        require(self.cpus > 0, "rollouts.cpus", self.cpus, "more than 0")
-        require(self.gpus >= 0, "rollouts.gpus", self.gpus, "0 or more")
-        require(self.tensor_parallel >= 1, "rollouts.tensor_parallel", self.tensor_parallel, ">= 1")
-        require(0 < self.memory_share < 1, "rollouts.memory_share", self.memory_share, "in (0, 1)")
-        for name in ("kv_cache_gib", "max_model_tokens", "max_batched_tokens"):
-            value = getattr(self, name)
-            require(value > 0, f"rollouts.{name}", value, "more than 0")
-        for name in ("start_seconds", "seconds", "load_seconds"):
-            value = getattr(self, name)
-            require(value > 0, f"rollouts.{name}", value, "more than 0")
-
-
-@dataclass
-class Loop:
-    """How long, how large, how old: a batch is `groups` prompts, and a step trains one batch."""
-
-    groups: int = 64  # prompts a batch
-    steps: int = 0  # 0: as many as `epochs` need
-    epochs: int = 1
-    min_group: int = 2  # surviving siblings a group needs
-    max_attempts: int = 3  # per prompt, before it is set aside and reported
-    max_staleness: int = 0
-    validate_every: int = 50  # steps; 0: never
-    checkpoint_every: int = 100
-    keep_checkpoints: int = 2
-
-    def __post_init__(self):
-        for name in ("groups", "epochs", "max_attempts", "keep_checkpoints"):
-            value = getattr(self, name)
-            require(value >= 1, f"loop.{name}", value, "1 or more")
-        require(self.steps >= 0, "loop.steps", self.steps, "0 (by epochs) or more")
-        require(
-            self.min_group >= 2, "loop.min_group", self.min_group, "2 or more: one has no spread"
-        )
-        require(
-            self.max_staleness == 0,
-            "loop.max_staleness",
-            self.max_staleness,
-            "0: this version trains synchronously",
-        )
-        require(self.validate_every >= 0, "loop.validate_every", self.validate_every, "0 or more")
-        require(
-            self.checkpoint_every >= 1, "loop.checkpoint_every", self.checkpoint_every, "1 or more"
-        )
-
-
-@dataclass
-class Sft:
-    """The cold start: rows with reasoning, assistant tokens only."""
-
-    start: str = ""  # the model it starts from; empty: model.path
-    rows: str = "data/stgr-sft"
-    epochs: int = 1
-    steps: int = 0  # 0: by epochs
-    batch: int = 8  # rows a step, over all ranks
-    rate: float = 1e-6
-    schedule: Schedule = Schedule.linear
-    warmup: int = 0  # steps
-    weight_decay: float = 0.0
-    max_grad_norm: float = 5.0
-
-    def __post_init__(self):
-        require(self.epochs >= 1, "sft.epochs", self.epochs, "1 or more")
-        require(self.steps >= 0, "sft.steps", self.steps, "0 (by epochs) or more")
-        require(self.batch >= 1, "sft.batch", self.batch, "1 or more")
-        require(self.rate > 0, "sft.rate", self.rate, "more than 0")
-        require(self.warmup >= 0, "sft.warmup", self.warmup, "0 or more")
-        require(self.max_grad_norm > 0, "sft.max_grad_norm", self.max_grad_norm, "more than 0")
-
-
-@dataclass
-class Cluster:
-    """Which Ray: empty starts one on this machine, `auto` or an address joins one."""
-
-    address: str = ""
-    cpus: int = 0  # of a local Ray; 0: what the machine has
-    gpus_per_rank: float = 1.0
-    cpus_per_rank: float = 1.0
-    start_seconds: float = 300.0  # limit for placement and for the learner group
-
-    def __post_init__(self):
-        require(self.cpus >= 0, "cluster.cpus", self.cpus, "0 (all) or more")
-        require(self.gpus_per_rank >= 0, "cluster.gpus_per_rank", self.gpus_per_rank, "0 or more")
-        require(self.cpus_per_rank > 0, "cluster.cpus_per_rank", self.cpus_per_rank, "more than 0")
-        require(self.start_seconds > 0, "cluster.start_seconds", self.start_seconds, "more than 0")
-
-
-@dataclass
-class Tracking:
-    """MLflow: where its server or database is; the experiment; how many rollouts a table shows."""
-
-    uri: str = ""  # empty: SQLite in the run's folder
-    experiment: str = "o3rl"
-    rollouts: int = 8  # per logged step, in the table and on the evidence page
-    pages_every: int = 20  # steps
-
-    def __post_init__(self):
-        require(self.rollouts >= 0, "tracking.rollouts", self.rollouts, "0 or more")
-        require(self.pages_every >= 1, "tracking.pages_every", self.pages_every, "1 or more")
+__all__ = [
+    "WAIVABLE",
+    "Cluster",
+    "Data",
+    "Frames",
+    "Learning",
+    "Loop",
+    "Model",
+    "Objective",
+    "OldLogprobs",
+    "Profile",
+    "PromptStyle",
+    "Rewards",
+    "Rollouts",
+    "Run",
+    "Sampling",
+    "Schedule",
+    "Sft",
+    "Tracking",
+    "as_yaml",
+    "check_combinations",
+    "load",
+    "require",
+]
 
 
 @dataclass
@@ -384,6 +83,9 @@ class Run:
 
     def __post_init__(self):
         require(bool(self.name), "name", self.name, "a name")
+        require(bool(self.folder), "folder", self.folder, "a folder")
+        require(0 <= self.seed < 2**32, "seed", self.seed, "in [0, 2³²)")
+        _check_finite(asdict(self))
         check_combinations(self)
 
 
@@ -428,8 +130,8 @@ def check_combinations(run: Run) -> None:
             learning.old_logprobs is OldLogprobs.recomputed,
             "sampling.top_p, sampling.temperature",
             (sampling.top_p, sampling.temperature),
-            "1 and 1 where learning.old_logprobs is sampler: the learner's probabilities are of the "
-            "whole distribution at T = 1, and the ratio would compare two different ones; "
+            "1 and 1 where learning.old_logprobs is sampler: the learner's probabilities are of "
+            "the whole distribution at T = 1, and the ratio would compare two different ones; "
             "learning.waive=[truncated_sampling] if that is meant",
         )
     require(
@@ -452,28 +154,17 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Run:
     Raises ValueError with the file, the key, the value and the rule; FileNotFoundError if `path` is
     not there.
     """
-    layers: list[Any] = [OmegaConf.structured(Run)]
-    where = "the command line"
-    if path is not None:
-        where = str(path)
-        if not Path(path).is_file():
-            raise FileNotFoundError(
-                f"no configuration at {path}; `o3rl configs` lists the shipped ones"
-            )
-        try:
-            layers.append(OmegaConf.load(path))
-        except YAMLError as error:
-            raise ValueError(f"{path} is no YAML: {error}") from error
-    for item in overrides:
-        if "=" not in item:
-            raise ValueError(f"override {item!r} must read key=value, such as loop.steps=100")
     try:
-        merged = OmegaConf.merge(*layers, OmegaConf.from_dotlist(list(overrides)))
-        run = OmegaConf.to_object(merged)
+        layers: list[Any] = [OmegaConf.structured(Run)]
+        if path is not None:
+            layers.append(_from_file(Path(path)))
+        layers += [_from_override(item) for item in overrides]
+        run = OmegaConf.to_object(OmegaConf.merge(*layers))
     except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None)
-        first_line = str(error).splitlines()[0]
-        raise ValueError(f"{where}: {key or 'configuration'}: {first_line}") from error
+        key = getattr(error, "full_key", None) or "configuration"
+        said = [item for item in overrides if item.split("=")[0] == key]
+        where = f"override {said[-1]!r}" if said else path
+        raise ValueError(f"{where}: {key}: {str(error).splitlines()[0]}") from error
     assert isinstance(run, Run)
     return run
 
@@ -481,3 +172,51 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Run:
 def as_yaml(run: Run) -> str:
     """The whole configuration, defaults included, as YAML that `load` reads back."""
     return OmegaConf.to_yaml(OmegaConf.create(asdict(run)))
+
+
+def _from_file(path: Path) -> DictConfig:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no configuration at {path}; `o3rl configs` lists the shipped ones"
+        )
+    try:
+        layer = OmegaConf.load(path)
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no YAML: {_in_one_line(error)}") from error
+    except OSError as error:  # OmegaConf's word for a file that holds one value, too
+        raise ValueError(f"{path} cannot be read: {error}; it must hold key: value") from error
+    if not isinstance(layer, DictConfig):
+        raise ValueError(f"{path} holds a list; it must hold key: value")
+    _check_sections(layer, str(path))
+    return layer
+
+
+def _from_override(item: str) -> DictConfig:
+    if "=" not in item:
+        raise ValueError(f"override {item!r} must read key=value, such as loop.steps=100")
+    try:
+        layer = OmegaConf.from_dotlist([item])
+    except YAMLError as error:
+        raise ValueError(f"override {item!r} is no YAML: {_in_one_line(error)}") from error
+    _check_sections(layer, f"override {item!r}")
+    return layer
+
+
+def _check_sections(layer: DictConfig, where: str) -> None:
+    """A section given as a plain value, which OmegaConf refuses without its name."""
+    sections = {each.name for each in fields(Run) if is_dataclass(each.default_factory)}
+    for key, value in OmegaConf.to_container(layer, resolve=False).items():  # pyright: ignore
+        if key in sections and not isinstance(value, dict):
+            raise ValueError(f"{where}: {key} is {value!r}; it must be a section of key: value")
+
+
+def _check_finite(values: dict[str, Any], prefix: str = "") -> None:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            _check_finite(value, f"{prefix}{key}.")
+        elif isinstance(value, float):
+            require(math.isfinite(value), f"{prefix}{key}", value, "finite")
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
