@@ -162,8 +162,8 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Run:
         run = OmegaConf.to_object(OmegaConf.merge(*layers))
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "configuration"
-        said = [item for item in overrides if item.split("=")[0] == key]
-        where = f"override {said[-1]!r}" if said else path
+        said = [item for item in overrides if f"{item.split('=')[0]}.".startswith(f"{key}.")]
+        where = f"override {said[-1]!r}" if said else path or "the command line"
         raise ValueError(f"{where}: {key}: {str(error).splitlines()[0]}") from error
     assert isinstance(run, Run)
     return run
