@@ -41,27 +41,34 @@ class Admission:
         self._planned = planned
         self._admitted = 0
         self._next_group = 0
+        self._failed_in_a_row = 0
 
     async def next(self) -> Prompt:
-        """The next prompt; raises RuntimeError when every row's media fails."""
-        for _ in range(len(self._rows)):
-            row = self._rows[self._order.next()]
+        """The next prompt; raises ValueError when the media of as many rows as there are fail.
+
+        Its progress is its place among the calls: it does not depend on which video is read first.
+        """
+        progress = min(self._admitted / self._planned, 1.0)
+        self._admitted += 1
+        while self._failed_in_a_row < len(self._rows):
+            [index] = self._order.take(1)
+            row = self._rows[index]
             group, self._next_group = self._next_group, self._next_group + 1
             prepared = await self._media.prepare(row, training=True)
             if isinstance(prepared, Failure):
                 self.skipped += 1
+                self._failed_in_a_row += 1
                 self._ledger.skip(group, row.id, prepared.reason)
                 logger.warning("row %s is skipped: %s", row.id, prepared.reason)
                 continue
+            self._failed_in_a_row = 0
             plan, key = prepared
-            progress = min(self._admitted / self._planned, 1.0)
-            self._admitted += 1
             prompt = Prompt(group, row, plan, key, progress)
             self._ledger.admit(prompt)
             return prompt
-        raise RuntimeError(
-            f"the media of all {len(self._rows)} rows cannot be read; is data.media the folder that "
-            "the rows' paths start from?"
+        raise ValueError(
+            f"the media of {self._failed_in_a_row} rows in a row cannot be read, and there are "
+            f"{len(self._rows)}; is data.media the folder that the rows' paths start from?"
         )
 
     def state(self) -> dict[str, Any]:

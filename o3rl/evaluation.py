@@ -15,6 +15,7 @@ from o3rl.admission import Media
 from o3rl.flow import Failure, Group, Prompt, Reward, Row
 from o3rl.loop import Scorers
 from o3rl.measure import Scored
+from o3rl.together import together
 
 logger = logging.getLogger(__name__)
 
@@ -78,9 +79,7 @@ class Evaluator:
             advance()
             return answered
 
-        async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(one(i, row)) for i, row in enumerate(rows)]
-        answered = [task.result() for task in running]
+        answered = await together(one(i, row) for i, row in enumerate(rows))
         reasons = Counter(each.reason for each in answered if each.reason)
         for reason, count in reasons.items():
             logger.warning("%d of %d rows have no answer: %s", count, len(rows), reason)

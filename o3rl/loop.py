@@ -7,7 +7,6 @@ scored as soon as it is sampled, while others are still being sampled. Time limi
 implementations, which know whom they wait for; none of the calls below waits for ever.
 """
 
-import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ from o3rl.advantages import group_advantages
 from o3rl.flow import Failure, Group, Prompt, Reward, ScoredGroup, Version
 from o3rl.ledger import Ledger
 from o3rl.stepmetrics import batch_metrics, timed
+from o3rl.together import together
 
 logger = logging.getLogger(__name__)
 
@@ -128,9 +128,8 @@ class Loop:
     async def _batch(self) -> list[ScoredGroup]:
         """`groups` scored groups in order of their group numbers: the learner's input is the same
         whatever order they finished in."""
-        async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(self._one()) for _ in range(self._settings.groups)]
-        return sorted((task.result() for task in running), key=lambda g: g.group.prompt.group)
+        groups = await together(self._one() for _ in range(self._settings.groups))
+        return sorted(groups, key=lambda g: g.group.prompt.group)
 
     async def _one(self) -> ScoredGroup:
         """Admit prompts until one gives a group."""
@@ -169,6 +168,12 @@ class Loop:
             return group
         if group.prompt.attempt != prompt.attempt:
             return Failure(prompt.group, -1, f"an answer to attempt {group.prompt.attempt} came")
+        versions = {version for rollout in group.rollouts_G for _, version in rollout.spans}
+        if versions - {self.version}:
+            others = ", ".join(str(version) for version in sorted(versions - {self.version}))
+            return Failure(
+                prompt.group, -1, f"sampled by version {others}; {self.version} is the current one"
+            )
         return scored(group, await self._scorers.score(group), self._settings.min_group)
 
 
