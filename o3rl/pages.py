@@ -115,6 +115,7 @@ def _card(place: int, entry: Entry, convention: BoxConvention) -> dict[str, Any]
         "entry": entry,
         "place": place,
         "task": str(entry.row.task),
+        "is_asked": entry.row.task is Task.TEMPORAL_SPATIAL,  # for claims
         "is_image": entry.row.task is Task.VISUAL,
         "images": [_data_url(_jpeg(frame), "jpeg") for frame in entry.frames],
         "width": entry.frames.shape[2],
