@@ -1,0 +1,151 @@
+"""The pool on a real local Ray: parallel groups, dying and hanging scorers, custom faults."""
+
+import asyncio
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import ray
+from spatial_row import DOG, TRUTH, claim
+
+from o3rl.config import Profile, Rewards
+from o3rl.flow import Failure, FramePlan, Group, Prompt, Reward, Rollout, Row, Task, Version
+from o3rl.source import source_digest
+from rewards.custom import CustomRewardError
+from rewards.pool import ScorerPool
+
+pytestmark = pytest.mark.e2e
+
+ROW = Row("r1", Task.TEMPORAL_SPATIAL, "STR_plm", "What?", "v.mp4", TRUTH)
+PLAN = FramePlan((0, 1), (0.0, 1.0), (100, 100), 20.0)
+GOOD = f"<think>{claim('dog', 5.0, DOG)}</think><answer>a dog</answer>"
+POISON = {"poison": "custom_rewards:poison"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cluster():
+    """A Ray of two processors whose workers find the custom rewards beside this file."""
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}},
+    )
+    yield
+    ray.shutdown()
+
+
+def group_of(*texts: str, number: int = 0) -> Group:
+    prompt = Prompt(number, ROW, PLAN, "key", 1.0)
+    rollouts = tuple(
+        Rollout(number, sample, (1,), (-0.5,), ((0, Version(0, 0)),), "stop", text)
+        for sample, text in enumerate(texts)
+    )
+    return Group(prompt, rollouts, (1, 2), "digest")
+
+
+def pool_of(**settings) -> ScorerPool:
+    rewards = replace(Rewards(seconds=20.0), **settings)
+    return ScorerPool(rewards, model_type="qwen2_5_vl", source=source_digest())
+
+
+def run(pool: ScorerPool, *groups: Group):
+    async def scored():
+        try:
+            async with asyncio.timeout(240):
+                return await asyncio.gather(*map(pool.score, groups))
+        finally:
+            await pool.close()
+
+    return asyncio.run(scored())
+
+
+def test_groups_are_scored_in_order_and_in_parallel():
+    groups = [group_of(GOOD, "nothing", GOOD, number=number) for number in range(12)]
+    results = run(pool_of(workers=2, profile=Profile.strict), *groups)
+    assert len(results) == 12
+    for first, second, third in results:
+        assert isinstance(first, Reward)
+        assert first == third
+        assert first.parts["thk_spatial"] == pytest.approx(0.5)
+        assert second.total == 0
+
+
+def test_a_poisonous_completion_fails_alone():
+    pool = pool_of(custom=POISON, seconds=2.0)
+    start = time.monotonic()
+    [outcomes, others] = run(
+        pool, group_of(GOOD, "hang", GOOD, "die", GOOD), group_of(GOOD, number=1)
+    )
+    assert [type(outcome) for outcome in outcomes] == [Reward, Failure, Reward, Failure, Reward]
+    assert outcomes[1] == Failure(0, 1, "scoring one completion took longer than 2 s")
+    assert "process died" in outcomes[3].reason
+    assert isinstance(others[0], Reward)
+    assert pool.replaced == 6  # three attempts each
+    assert time.monotonic() - start < 200
+
+
+def test_a_scorer_killed_in_the_middle_is_replaced_and_nothing_is_lost():
+    pool = pool_of()
+
+    async def scenario():
+        await pool.score(group_of(GOOD))  # up and warm
+        [worker] = pool._workers
+        work = asyncio.create_task(pool.score(group_of(*[GOOD] * 400)))
+        await asyncio.sleep(0.05)
+        ray.kill(worker.actor)
+        try:
+            async with asyncio.timeout(120):
+                return await work
+        finally:
+            await pool.close()
+
+    outcomes = asyncio.run(scenario())
+    assert len(outcomes) == 400
+    assert all(isinstance(outcome, Reward) for outcome in outcomes)
+    assert pool.replaced == 1
+
+
+def test_a_custom_exception_fails_the_group_and_enough_of_them_the_run():
+    with pytest.raises(CustomRewardError, match=r"1 distinct.*'poison' raised KeyError"):
+        run(pool_of(custom=POISON, custom_errors=1), group_of(GOOD, "raise"))
+    [outcomes, others] = run(
+        pool_of(custom=POISON, custom_errors=2),
+        group_of(GOOD, "raise", "raise"),
+        group_of("raise", GOOD, number=1),  # the same fault again: not a distinct one
+    )
+    assert [type(outcome) for outcome in (*outcomes, *others)] == [Failure] * 5
+    assert "KeyError" in outcomes[0].reason
+
+
+def test_resizing():
+    pool = pool_of()
+
+    async def scenario():
+        await pool.resize(2)
+        assert len(pool._workers) == 2
+        await asyncio.gather(*(pool.score(group_of(GOOD, number=n)) for n in range(4)))
+        await pool.resize(1)
+        assert len(pool._workers) == 1
+        [outcome] = await pool.score(group_of(GOOD))
+        with pytest.raises(ValueError, match="at least 1"):
+            await pool.resize(0)
+        await pool.close()
+        with pytest.raises(RuntimeError, match="closed"):
+            await pool.score(group_of(GOOD))
+        return outcome
+
+    assert isinstance(asyncio.run(scenario()), Reward)
+
+
+def test_other_source_is_refused():
+    pool = ScorerPool(Rewards(), model_type="qwen2_5_vl", source="0123")
+    with pytest.raises(ValueError, match="the driver 0123"):
+        run(pool, group_of(GOOD))
+
+
+def test_what_no_worker_could_take_is_refused_at_once():
+    with pytest.raises(ValueError, match="llava"):
+        ScorerPool(Rewards(), model_type="llava", source="")
+    with pytest.raises(ValueError, match=r"rewards.custom.mine"):
+        pool_of(custom={"mine": "no_such_module:f"})
