@@ -7,6 +7,11 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from hypothesis import settings
+
+# Time per example says nothing on a shared machine; pytest-timeout bounds the whole test.
+settings.register_profile("shared", deadline=None)
+settings.load_profile("shared")
 
 ONE = 0x10000  # of a fixed-point matrix in MP4
 UPRIGHT = (ONE, 0, 0, 0, ONE, 0, 0, 0, 0x40000000)
