@@ -1,1 +1,1 @@
-
+"""Running: topology, wiring, supervision, and the command line."""

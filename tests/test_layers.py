@@ -1,0 +1,124 @@
+"""The architecture as code: imports point inward, and each library is named where it may be."""
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MAY_IMPORT = {
+    "o3rl": set(),
+    "rewards": {"o3rl"},
+    "actors": {"o3rl", "rewards"},
+    "learners": {"o3rl", "rewards"},
+    "cluster": {"o3rl", "rewards", "actors", "learners"},
+}
+MAY_NAME = {  # libraries that only these folders import
+    "ray": {"rewards", "actors", "learners", "cluster"},
+    "vllm": {"actors"},
+    "deepspeed": {"learners"},
+    "mlflow": {"o3rl", "cluster"},
+}
+LINES = 400
+ATTICS = {"utils", "util", "helpers", "misc", "common", "base"}
+
+
+def sources(*folders: str) -> list[Path]:
+    found = [path.relative_to(ROOT) for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    assert found, folders
+    return sorted(found)
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse((ROOT / path).read_text(), str(path))
+
+
+@cache
+def imported(path: Path) -> frozenset[str]:
+    """Top-level names of all imports of a file, those inside functions too."""
+    names: set[str] = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(path.parts[0] if node.level else str(node.module).split(".")[0])
+    return frozenset(names)
+
+
+LIBRARY = sources(*MAY_IMPORT)
+
+
+def test_imports_point_inward():
+    wrong = {}
+    for path in LIBRARY:
+        home = path.parts[0]
+        ours = imported(path) & (MAY_IMPORT.keys() | {"tests", "tools"})
+        wrong[path] = ours - MAY_IMPORT[home] - {home}
+    assert {path: names for path, names in wrong.items() if names} == {}
+
+
+@pytest.mark.parametrize("name", MAY_NAME)
+def test_a_library_is_imported_where_it_may_be(name):
+    users = {path.parts[0] for path in LIBRARY if name in imported(path)}
+    assert users <= MAY_NAME[name]
+
+
+@pytest.mark.parametrize("folder", ["rewards", "actors", "learners"])
+def test_ray_is_imported_in_one_file_of_each_folder_that_pools(folder):
+    assert len([path for path in sources(folder) if "ray" in imported(path)]) == 1
+
+
+def test_mlflow_is_imported_in_one_file_of_o3rl():
+    assert len([path for path in sources("o3rl") if "mlflow" in imported(path)]) == 1
+
+
+def test_the_library_never_prints():
+    assert [
+        f"{path}:{node.lineno}"
+        for path in LIBRARY
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "print"
+    ] == []
+
+
+def test_every_file_opens_with_a_docstring():
+    assert [path for path in LIBRARY if not ast.get_docstring(tree(path))] == []
+
+
+def test_every_file_is_short_enough_to_hold_in_the_head():
+    lengths = {path: len((ROOT / path).read_text().splitlines()) for path in LIBRARY}
+    assert {path: length for path, length in lengths.items() if length > LINES} == {}
+
+
+def test_every_file_is_named_for_one_idea():
+    assert [path for path in LIBRARY if path.stem in ATTICS] == []
+
+
+def test_nothing_swallows_every_error():
+    """Whoever catches all raises again, or says beside it why anything may come."""
+    assert [
+        f"{path}:{node.lineno}"
+        for path in LIBRARY
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.ExceptHandler)
+        and (node.type is None or names(node.type) & {"Exception", "BaseException"})
+        and not isinstance(node.body[-1], ast.Raise)
+        and not commented(path, node.lineno)
+    ] == []
+
+
+def names(expression: ast.expr) -> set[str]:
+    return {node.id for node in ast.walk(expression) if isinstance(node, ast.Name)}
+
+
+def commented(path: Path, line: int) -> bool:
+    before, at = (ROOT / path).read_text().splitlines()[line - 2 : line]
+    return "# " in at or before.strip().startswith("# ")
+
+
+def test_tests_do_not_need_tools():
+    assert [path for path in sources("tests") if "tools" in imported(path)] == []
