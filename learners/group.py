@@ -1,0 +1,265 @@
+"""The learner group: one rank per actor, all or none. The only file of this package with Ray.
+
+    controller ── update, sft_step, save, … ──► rank 0 … rank R−1 (one `RankWorker` each)
+                                                 └─ collectives (gloo or NCCL) ─┘
+
+Laws: every call goes to all ranks, and is over when all have answered; one rank that fails or dies
+ends the call at once, for the others may wait for it in a collective; after that the group is only
+good to be closed.
+
+| who waits | for whom | limit |
+|---|---|---|
+| start | placement; the ranks | `cluster.start_seconds` |
+| update, sft_step, publish, save, restore, export | all ranks | `learning.seconds` |
+| a rank in a collective | the other ranks | `learning.seconds` |
+"""
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    remove_placement_group,
+)
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from learners.inputs import Fetch
+from learners.shares import mini_batches, shares, tokens_of
+from learners.worker import LearnerSettings, RankWorker
+from o3rl.config import Cluster
+from o3rl.flow import Failure, Prompt, ScoredGroup, Version
+from o3rl.source import source_digest
+from o3rl.weights import WeightSink
+
+
+class LearnerLost(RuntimeError):
+    """A rank died or did not answer; the group must be closed and started again."""
+
+
+class _Rank:
+    """What runs in a rank's process."""
+
+    def __init__(self, rank: int):
+        self._rank = rank
+        self._worker: RankWorker | None = None
+
+    def address(self) -> tuple[str, int]:
+        """This node's address and a port that is free on it."""
+        host = ray.util.get_node_ip_address()
+        with socket.socket() as found:
+            found.bind(("", 0))
+            return host, found.getsockname()[1]
+
+    def start(
+        self, settings: LearnerSettings, fetch: Fetch, *, host: str, port: int, source: str
+    ) -> None:
+        """Join the other ranks. Raises ValueError if this process runs other code."""
+        own = source_digest()
+        if own != source:
+            raise ValueError(
+                f"learner rank {self._rank} runs source {own}, the driver {source}: install one "
+                "wheel on every node"
+            )
+        os.environ |= {
+            "MASTER_ADDR": host,
+            "MASTER_PORT": str(port),
+            "RANK": str(self._rank),
+            "WORLD_SIZE": str(settings.learning.ranks),
+            "LOCAL_RANK": "0",  # Ray shows each actor its own GPU only
+        }
+        self._worker = RankWorker(settings, fetch)
+
+    def call(self, method: str, *arguments: Any, **keywords: Any) -> Any:
+        """One of the worker's methods."""
+        assert self._worker is not None, "not started"
+        return getattr(self._worker, method)(*arguments, **keywords)
+
+    def failures(self) -> tuple[Failure, ...]:
+        """What the latest update or SFT step refused, on all ranks."""
+        assert self._worker is not None, "not started"
+        return self._worker.failures
+
+
+class LearnerGroup:
+    """The ranks as one learner. Use it from one event loop, one call at a time.
+
+    `fetch` gives frames by media key and is sent to the ranks; `sink` takes published weights.
+    `failures` are what the latest update or SFT step refused to train, to be reported.
+    """
+
+    def __init__(
+        self,
+        settings: LearnerSettings,
+        cluster: Cluster,
+        *,
+        fetch: Fetch,
+        sink: WeightSink | None = None,
+    ):
+        self.failures: tuple[Failure, ...] = ()
+        self._settings = settings
+        self._cluster = cluster
+        self._fetch = fetch
+        self._sink = sink
+        self._version: Version | None = None
+        self._placement: PlacementGroup | None = None
+        self._ranks: list[Any] = []  # Ray's handles carry no type
+
+    async def start(self) -> None:
+        """Place and start all ranks.
+
+        Raises TimeoutError where there is no room or a rank does not come up, LearnerLost if one
+        dies, ValueError if one runs other code or refuses the settings. What was started is ended.
+        """
+        try:
+            self._placement = await self._reserve()
+            self._ranks = [self._build(rank) for rank in range(self._settings.learning.ranks)]
+            limit = self._cluster.start_seconds
+            calls = [self._ranks[0].address.remote()]
+            [(host, port)] = await _all(calls, what="learner start", seconds=limit)
+            calls = [
+                rank.start.remote(
+                    self._settings, self._fetch, host=host, port=port, source=source_digest()
+                )
+                for rank in self._ranks
+            ]
+            await _all(calls, what="learner start", seconds=limit)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def update(self, groups: Sequence[ScoredGroup]) -> dict[str, float]:
+        """Train one batch, cut into mini-batches in its order; returns metrics over all ranks."""
+        count = len(self._ranks)
+        by_mini_batch = [
+            shares(part, count, cost=tokens_of)
+            for part in mini_batches(groups, self._settings.learning.mini_batches)
+        ]
+        by_rank = [([part[rank] for part in by_mini_batch],) for rank in range(count)]
+        return await self._learn("update", by_rank, version=self._version)
+
+    async def sft_step(self, prompts: Sequence[Prompt]) -> dict[str, float]:
+        """Train one batch of rows with reasoning; returns metrics over all ranks."""
+        parts = shares(prompts, len(self._ranks), cost=lambda prompt: len(prompt.plan.times_F))
+        return await self._learn("sft_step", [(part,) for part in parts])
+
+    async def publish(self, version: Version) -> dict[str, float]:
+        """Make the weights available as `version`; returns seconds and bytes."""
+        if self._sink is None:
+            raise ValueError("this learner was started without a weight store; nothing to publish")
+        started = time.monotonic()
+        manifest, *_ = await self._call("publish", version, self._sink)
+        self._version = version
+        return {
+            "sync/publish_seconds": time.monotonic() - started,
+            "sync/bytes": float(manifest.size),
+        }
+
+    async def save(self, folder: Path) -> None:
+        """Write the learner's state; complete when this returns."""
+        await self._call("save", folder.absolute())
+
+    async def restore(self, folder: Path) -> None:
+        """Go on from a saved state. Errors as in `learners.state.load_state`."""
+        await self._call("restore", folder.absolute())
+
+    async def export(self, folder: Path) -> None:
+        """Write a Hugging Face folder: model (adapters merged), tokenizer, processor."""
+        await self._call("export", folder.absolute())
+
+    async def close(self) -> None:
+        """End all ranks and give their room back. May be called again."""
+        for rank in self._ranks:
+            ray.kill(rank)
+        self._ranks = []
+        if self._placement is not None:
+            remove_placement_group(self._placement)
+            self._placement = None
+
+    async def _learn(
+        self, method: str, by_rank: Sequence[tuple[Any, ...]], **keywords: Any
+    ) -> dict[str, float]:
+        started = time.monotonic()
+        calls = [
+            rank.call.remote(method, *arguments, **keywords)
+            for rank, arguments in zip(self._ranks, by_rank, strict=True)
+        ]
+        limit = self._settings.learning.seconds
+        metrics, *_ = await _all(calls, what=f"learner {method}", seconds=limit)
+        failures = [self._ranks[0].failures.remote()]
+        [self.failures] = await _all(failures, what=f"learner {method}", seconds=limit)
+        return metrics | {"seconds/learner": time.monotonic() - started}
+
+    async def _call(self, method: str, *arguments: Any) -> list[Any]:
+        calls = [rank.call.remote(method, *arguments) for rank in self._ranks]
+        limit = self._settings.learning.seconds
+        return await _all(calls, what=f"learner {method}", seconds=limit)
+
+    async def _reserve(self) -> PlacementGroup:
+        """All bundles or none: a half-started group would hang on its first collective."""
+        bundle = {"CPU": self._cluster.cpus_per_rank}
+        if self._settings.on_gpu:
+            bundle["GPU"] = self._cluster.gpus_per_rank
+        ranks, seconds = self._settings.learning.ranks, self._cluster.start_seconds
+        group = placement_group([bundle] * ranks, strategy="PACK")
+        if not await asyncio.to_thread(group.wait, seconds):
+            remove_placement_group(group)
+            free = ray.available_resources()
+            raise TimeoutError(
+                f"no room for {ranks} learner ranks of {bundle} within {seconds:.0f} s; free: "
+                f"CPU {free.get('CPU', 0):g}, GPU {free.get('GPU', 0):g}"
+            )
+        return group
+
+    def _build(self, rank: int) -> Any:
+        assert self._placement is not None
+        gpus = self._cluster.gpus_per_rank if self._settings.on_gpu else 0
+        strategy = PlacementGroupSchedulingStrategy(
+            self._placement, placement_group_bundle_index=rank
+        )
+        return (
+            ray.remote(_Rank)
+            .options(
+                name=None,
+                num_cpus=self._cluster.cpus_per_rank,
+                num_gpus=gpus,
+                max_restarts=0,
+                scheduling_strategy=strategy,
+                runtime_env={"env_vars": _environment(self._cluster, on_gpu=self._settings.on_gpu)},
+            )
+            .remote(rank)
+        )
+
+
+def _environment(cluster: Cluster, *, on_gpu: bool) -> dict[str, str]:
+    threads = {"OMP_NUM_THREADS": str(max(1, int(cluster.cpus_per_rank)))}
+    return threads if on_gpu else threads | {"DS_ACCELERATOR": "cpu"}
+
+
+async def _all(calls: Sequence[Any], *, what: str, seconds: float) -> list[Any]:
+    """The answers of all ranks, in order.
+
+    The first that fails ends the wait with its own error, a rank's death with LearnerLost. Raises
+    LearnerLost, naming the ranks that are waited for, after `seconds`.
+    """
+    tasks = [asyncio.wrap_future(call.future()) for call in calls]
+    done, waiting = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
+    for rank, task in enumerate(tasks):
+        error = task.exception() if task in done else None
+        if isinstance(error, RayActorError):
+            raise LearnerLost(f"{what}: rank {rank} died: {error}") from error
+        if error is not None:
+            raise error
+    if waiting:
+        late = [rank for rank, task in enumerate(tasks) if task in waiting]
+        for task in waiting:
+            task.cancel()
+        raise LearnerLost(f"{what}: no answer within {seconds:.0f} s from ranks {late}")
+    return [task.result() for task in tasks]

@@ -1,0 +1,58 @@
+"""The learning rate over a run. Schedules count batches, never mini-batches or passes."""
+
+import math
+from dataclasses import dataclass
+
+from o3rl.config import Learning, Schedule, Sft
+
+
+@dataclass(frozen=True, slots=True)
+class Optimisation:
+    """How AdamW runs over `batches` batches; the same for RL and SFT.
+
+    >>> Optimisation(1e-6, Schedule.cosine, 0, 0.01, 1.0, batches=100)
+    """
+
+    rate: float
+    schedule: Schedule
+    warmup: int
+    weight_decay: float
+    max_grad_norm: float
+    batches: int
+
+    def __post_init__(self):
+        if self.batches < 1:
+            raise ValueError(f"batches is {self.batches}; a schedule needs 1 or more")
+
+    @classmethod
+    def of_learning(cls, learning: Learning, *, batches: int) -> "Optimisation":
+        """That of RL."""
+        return cls(
+            learning.rate,
+            learning.schedule,
+            learning.warmup,
+            learning.weight_decay,
+            learning.max_grad_norm,
+            batches,
+        )
+
+    @classmethod
+    def of_sft(cls, sft: Sft, *, batches: int) -> "Optimisation":
+        """That of the cold start."""
+        return cls(sft.rate, sft.schedule, sft.warmup, sft.weight_decay, sft.max_grad_norm, batches)
+
+    def rate_at(self, batch: int) -> float:
+        """The rate of batch number `batch`, from 0: linear warm-up, then the schedule towards 0.
+
+        Warm-up gives the first batch rate/(warmup + 1); past the last batch the rate is 0, or for a
+        constant schedule stays.
+        """
+        if batch < self.warmup:
+            return self.rate * (batch + 1) / (self.warmup + 1)
+        if self.schedule is Schedule.constant:
+            return self.rate
+        span = max(1, self.batches - self.warmup)
+        done = min(1.0, (batch - self.warmup) / span)
+        if self.schedule is Schedule.linear:
+            return self.rate * (1 - done)
+        return self.rate * (1 + math.cos(math.pi * done)) / 2

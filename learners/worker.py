@@ -1,0 +1,330 @@
+"""One rank of the learner: reads its share, runs its passes, steps with the others. No Ray here.
+
+Laws: every rank runs the same number of passes in a step (a rank with fewer runs dummies of zero
+weight), so that no collective waits for a rank that has nothing to do; a loss is normalised by the
+sequences (SFT: tokens) of the whole mini-batch over all ranks, so that ranks, passes and packing do
+not change an update; a step whose gradient is not finite is skipped, counted and reported.
+Schedules count batches: all mini-batches of a batch run at one learning rate.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from learners import export as outward
+from learners.engine import build_engine, join_ranks, set_rate
+from learners.inputs import Fetch, Reader
+from learners.objective import (
+    grpo_loss,
+    gspo_loss,
+    importance_factor,
+    k3,
+    mean_over_tokens,
+    sequence_log_ratio,
+)
+from learners.policy import load_policy, load_processor, without_adapters
+from learners.rows import Row, dummy_row, padded, rows_of_group, with_values
+from learners.schedule import Optimisation
+from learners.shared_prefix import Pack, PackedPolicy, pack
+from learners.shares import passes
+from learners.state import load_state, save_state
+from learners.tally import Tally
+from o3rl.config import Learning, Model, Objective, OldLogprobs
+from o3rl.flow import Failure, Prompt, ScoredGroup, Version
+from o3rl.weights import Manifest, WeightSink
+
+log = logging.getLogger(__name__)
+
+LOSSES = {Objective.gspo: gspo_loss, Objective.grpo: grpo_loss}
+Losses = Callable[[Sequence[Row], Pack, Tensor], Tensor]
+Forward = Callable[[Pack], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerSettings:
+    """All that a rank is made from; the same on every rank."""
+
+    model: Model
+    learning: Learning
+    optimisation: Optimisation
+    seed: int
+    on_gpu: bool
+
+
+class RankWorker:
+    """A rank; the others make the same calls in the same order.
+
+    `batches` counts the batches trained; `failures` are what the latest call refused, on all ranks.
+    """
+
+    def __init__(self, settings: LearnerSettings, fetch: Fetch):
+        model, learning = settings.model, settings.learning
+        join_ranks(on_gpu=settings.on_gpu, seconds=learning.seconds)
+        torch.manual_seed(settings.seed)
+        self.batches = 0
+        self.failures: tuple[Failure, ...] = ()
+        self._settings = settings
+        self._fetch = fetch
+        self._device = torch.device("cuda" if settings.on_gpu else "cpu")
+        self._policy = load_policy(model)
+        self._processor = load_processor(model)
+        self._reader = Reader.of(
+            self._policy,
+            self._processor,
+            style=model.prompt_style,
+            max_tokens=learning.tokens_per_pass,
+        )
+        self._dummy = dummy_row(self._policy.config)
+        self._reference = self._build_reference()
+        self._engine = build_engine(
+            PackedPolicy(self._policy).to(self._device),
+            learning,
+            optimisation=settings.optimisation,
+            bfloat16=model.dtype == "bfloat16",
+        )
+        self._tally = Tally()
+
+    def update(
+        self, mini_batches_M: Sequence[Sequence[ScoredGroup]], *, version: Version | None = None
+    ) -> dict[str, float]:
+        """Train one batch, given as this rank's share of each mini-batch: one step a mini-batch.
+
+        `version` names the current weights; rollouts that they sampled measure the noise floor.
+        Returns the metrics over all ranks.
+        """
+        self._begin()
+        rows_M = [self._read_groups(groups, version) for groups in mini_batches_M]
+        if self._settings.learning.kl:
+            rows_M = [self._referred(rows) for rows in rows_M]
+        recomputed = self._settings.learning.old_logprobs is OldLogprobs.recomputed
+        if recomputed:
+            rows_M = [self._recomputed(rows) for rows in rows_M]
+        norms: list[float] = []
+        for number, rows in enumerate(rows_M):
+            untouched = number == 0 and not recomputed
+
+            losses = self._untouched_losses if untouched else self._policy_losses
+            norms += self._step(rows, losses, weight=sum(row.sequences for row in rows))
+        return self._finish(norms)
+
+    def sft_step(self, prompts_B: Sequence[Prompt]) -> dict[str, float]:
+        """Train this rank's share of a batch of rows with reasoning, on assistant tokens only.
+
+        The loss is the mean over the target tokens of the whole batch. Returns the metrics over all
+        ranks.
+        """
+        self._begin()
+        started = time.monotonic()
+        read = [(prompt, self._reader.row(prompt, self._fetch)) for prompt in prompts_B]
+        rows = [Row(segment) for _, segment in read if not isinstance(segment, Failure)]
+        self._refuse([failure for _, failure in read if isinstance(failure, Failure)])
+        self._tally.read_seconds.append(time.monotonic() - started)
+        weight = sum(row.targets for row in rows)
+        return self._finish(self._step(rows, self._target_losses, weight=weight))
+
+    def save(self, folder: Path) -> None:
+        """Write this rank's part of the learner's state; all ranks enter."""
+        save_state(self._engine, folder, batches=self.batches)
+
+    def restore(self, folder: Path) -> None:
+        """Go on from a saved state; all ranks enter. Errors as in `load_state`."""
+        self.batches = load_state(self._engine, folder)
+
+    def export(self, folder: Path) -> None:
+        """Write a Hugging Face folder (rank 0); all ranks enter."""
+        outward.export(self._policy, self._processor, folder)
+        dist.barrier()
+
+    def publish(self, version: Version, sink: WeightSink) -> Manifest | None:
+        """Send the weights as `version`; all ranks enter, rank 0 writes and has the manifest."""
+        return outward.publish(self._policy, version, sink=sink)
+
+    def close(self) -> None:
+        """Leave the process group."""
+        dist.destroy_process_group()
+
+    def _build_reference(self) -> PackedPolicy | None:
+        """A frozen copy of the starting model for KL, whole on every rank.
+
+        None where no KL is asked for, and with adapters: switched off they leave that model.
+        """
+        model = self._settings.model
+        if not self._settings.learning.kl or model.lora_rank:
+            return None
+        plain = load_policy(replace(model, gradient_checkpointing=False))
+        return PackedPolicy(plain.eval().requires_grad_(False)).to(self._device)
+
+    def _begin(self) -> None:
+        self._tally = Tally()
+        self.failures = ()
+        set_rate(self._engine, self._settings.optimisation.rate_at(self.batches))
+
+    def _read_groups(self, groups: Sequence[ScoredGroup], version: Version | None) -> list[Row]:
+        started = time.monotonic()
+        rows: list[Row] = []
+        limit = self._settings.learning.tokens_per_pass
+        for scored in groups:
+            segment = self._reader.group(scored.group, self._fetch)
+            if isinstance(segment, Failure):
+                self._refuse([segment])
+            else:
+                rows += rows_of_group(scored, segment, limit=limit, version=version)
+        self._tally.read_seconds.append(time.monotonic() - started)
+        return rows
+
+    def _refuse(self, failures: Sequence[Failure]) -> None:
+        for failure in failures:
+            log.warning("group %d is not trained: %s", failure.group, failure.reason)
+        self.failures += tuple(failures)
+
+    def _passes(self, rows: Sequence[Row]) -> list[list[Row]]:
+        """This rank's passes, as many as the rank with most has: the last ones may be dummies."""
+        lengths = [row.segment.tokens for row in rows]
+        limit = self._settings.learning.tokens_per_pass
+        mine = [[rows[i] for i in batch] for batch in passes(lengths, limit=limit)]
+        most = int(self._reduced(len(mine), dist.ReduceOp.MAX))
+        return mine + [[self._dummy]] * (most - len(mine))
+
+    def _pack(self, rows_B: Sequence[Row]) -> Pack:
+        padding = self._policy.config.vision_end_token_id
+        return pack([row.segment for row in rows_B], padding=padding).to(self._device)
+
+    def _step(self, rows: Sequence[Row], losses: Losses, *, weight: float) -> list[float]:
+        """One optimiser step; the gradient's norm before clipping, or nothing without any row.
+
+        `weight` is this rank's part of what the sum of losses is divided by.
+        """
+        total = self._reduced(weight, dist.ReduceOp.SUM)
+        if total == 0:
+            return []
+        # DeepSpeed averages gradients over the ranks.
+        scale = dist.get_world_size() / total
+        for rows_B in self._passes(rows):
+            batch = self._pack(rows_B)
+            logprobs_ST, entropy_ST = self._engine(batch)
+            if rows_B[0] is self._dummy:
+                self._engine.backward(logprobs_ST.sum() * 0.0)
+                continue
+            self._tally.read_tokens.append(float(batch.tokens_BL.numel()))
+            self._tally.trained_tokens += batch.mask_ST.sum(1).tolist()
+            self._tally.entropy += mean_over_tokens(entropy_ST, batch.mask_ST).tolist()
+            losses_S = losses(rows_B, batch, logprobs_ST)
+            self._engine.backward(losses_S.sum() * scale)
+        self._engine.step()
+        return [float(self._engine.get_global_grad_norm())]
+
+    def _untouched_losses(self, rows_B: Sequence[Row], batch: Pack, logprobs_ST: Tensor) -> Tensor:
+        """`_policy_losses` by weights that no step has changed since they sampled."""
+        self._note_noise(rows_B, batch, logprobs_ST)
+        return self._policy_losses(rows_B, batch, logprobs_ST)
+
+    def _policy_losses(self, rows_B: Sequence[Row], batch: Pack, logprobs_ST: Tensor) -> Tensor:
+        learning, mask_ST = self._settings.learning, batch.mask_ST
+        old_ST = self._gathered(rows_B, "old_G")
+        advantage_S = torch.tensor(
+            [advantage for row in rows_B for advantage in row.advantages_G], device=self._device
+        )
+        found = LOSSES[learning.objective](
+            logprobs_ST,
+            old_ST,
+            mask_BT=mask_ST,
+            advantage_B=advantage_S,
+            clip=(learning.clip_low, learning.clip_high),
+        )
+        losses_S = found.losses_B
+        if learning.old_logprobs is OldLogprobs.recomputed:
+            sampler_ST = self._gathered(rows_B, "sampler_G")
+            factor_S = importance_factor(old_ST, sampler_ST, mask_BT=mask_ST)
+            self._tally.factor += factor_S.tolist()
+            losses_S = losses_S * factor_S
+        if learning.kl:
+            kl_S = k3(logprobs_ST, self._gathered(rows_B, "reference_G"), mask_BT=mask_ST)
+            self._tally.kl += kl_S.tolist()
+            losses_S = losses_S + learning.kl * kl_S
+        self._tally.loss += losses_S.tolist()
+        self._tally.ratio += found.ratio_B.tolist()
+        self._tally.clipped += found.clipped_B.tolist()
+        self._tally.outside += found.outside_B.tolist()
+        return losses_S
+
+    def _target_losses(self, _: Sequence[Row], batch: Pack, logprobs_ST: Tensor) -> Tensor:
+        self._tally.token_loss += (-logprobs_ST[batch.mask_ST]).tolist()
+        return -logprobs_ST.sum(1)
+
+    def _referred(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows with the log-probabilities of the model that KL is measured to."""
+        if self._reference is not None:
+            return self._evaluated(rows, self._reference, "reference_G")
+        with without_adapters(self._policy):
+            return self._evaluated(rows, self._engine, "reference_G")
+
+    def _recomputed(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows with π_old by the current weights; what those sampled themselves shows noise."""
+        return self._evaluated(rows, self._engine, "old_G", then=self._note_noise)
+
+    @torch.no_grad()
+    def _evaluated(
+        self,
+        rows: Sequence[Row],
+        forward: Forward,
+        name: str,
+        *,
+        then: Callable[[Sequence[Row], Pack, Tensor], None] | None = None,
+    ) -> list[Row]:
+        found: list[Row] = []
+        for rows_B in self._passes(rows):
+            batch = self._pack(rows_B)
+            logprobs_ST, _ = forward(batch)
+            if rows_B[0] is self._dummy:
+                continue
+            if then is not None:
+                then(rows_B, batch, logprobs_ST)
+            found += with_values(rows_B, name, logprobs_ST)
+        return found
+
+    def _note_noise(self, rows_B: Sequence[Row], batch: Pack, logprobs_ST: Tensor) -> None:
+        sampler_ST = self._gathered(rows_B, "sampler_G")
+        gaps_S = sequence_log_ratio(logprobs_ST, sampler_ST, mask_BT=batch.mask_ST).abs().tolist()
+        fresh_S = [fresh for row in rows_B for fresh in row.fresh_G]
+        self._tally.noise += [gap for gap, fresh in zip(gaps_S, fresh_S, strict=True) if fresh]
+
+    def _gathered(self, rows_B: Sequence[Row], name: str) -> Tensor:
+        values_S = [value for row in rows_B for value in getattr(row, name)]
+        return padded(values_S, device=self._device)
+
+    def _reduced(self, value: float, operation: Any) -> float:
+        tensor = torch.tensor(float(value), dtype=torch.float64, device=self._device)
+        dist.all_reduce(tensor, op=operation)
+        return tensor.item()
+
+    def _finish(self, norms: Sequence[float]) -> dict[str, float]:
+        """Count the batch; the metrics of all ranks, the same on each."""
+        mine = (self._tally, self.failures)
+        everyone: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(everyone, mine)
+        self.failures = tuple(failure for _, failures in everyone for failure in failures)
+        finite = [norm for norm in norms if math.isfinite(norm)]
+        metrics = Tally.joined([tally for tally, _ in everyone]).metrics()
+        metrics["learner/refused"] = float(len(self.failures))
+        metrics["learner/rate"] = self._settings.optimisation.rate_at(self.batches)
+        metrics["learner/steps"] = float(len(finite))
+        metrics["learner/skipped_steps"] = float(len(norms) - len(finite))
+        if finite:
+            metrics["gradient/norm"] = sum(finite) / len(finite)
+        if len(norms) > len(finite):
+            log.warning(
+                "batch %d: %d of %d optimiser steps skipped, gradient not finite",
+                self.batches,
+                len(norms) - len(finite),
+                len(norms),
+            )
+        self.batches += 1
+        return metrics

@@ -1,0 +1,146 @@
+"""A tiny policy on disk, prompts with frames, groups sampled by it, and one rank in this process."""
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from learners import tiny
+from learners.inputs import Reader
+from learners.policy import load_policy, load_processor
+from learners.shared_prefix import PackedPolicy, Segment, pack
+from o3rl.advantages import group_advantages
+from o3rl.config import Model, PromptStyle
+from o3rl.flow import (
+    FramePlan,
+    Group,
+    Interval,
+    Prompt,
+    Reward,
+    Rollout,
+    Row,
+    ScoredGroup,
+    Task,
+    Truth,
+    Version,
+)
+from o3rl.media import digest
+
+WORDS = ["When is the red green blue square seen? From to Frame at The video is in total seconds"]
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory) -> Path:
+    """A Hugging Face folder of a random policy."""
+    return tiny.build(tmp_path_factory.mktemp("tiny"), seed=3, words=WORDS)
+
+
+@pytest.fixture(scope="session")
+def model(folder: Path) -> Model:
+    return Model(
+        path=str(folder),
+        dtype="float32",
+        prompt_style=PromptStyle.brief,
+        gradient_checkpointing=False,
+        lora_alpha=8,
+    )
+
+
+@pytest.fixture(scope="session")
+def rank_alone() -> None:
+    """This process as the only rank."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_RANK": "0",
+        "DS_ACCELERATOR": "cpu",
+    }
+
+
+@pytest.fixture(scope="session")
+def frames() -> dict[str, np.ndarray]:
+    """Frames by media key: two to four frames of noise each, of two sizes."""
+    random = np.random.default_rng(0)
+    return {
+        f"video-{i}": random.integers(0, 255, (2 + i % 3, 56, 56 + 28 * (i % 2), 3), dtype=np.uint8)
+        for i in range(6)
+    }
+
+
+def make_prompt(number: int, frames_FHW3: np.ndarray, *, interval: Interval = (1.0, 2.0)) -> Prompt:
+    """A temporal question about frames one second apart."""
+    count, height, width, _ = frames_FHW3.shape
+    row = Row(
+        id=f"row-{number}",
+        task=Task.TEMPORAL,
+        source="synthetic",
+        question="When is the red square seen?",
+        media=f"video-{number}.mp4",
+        truth=Truth(f"[{interval[0]}, {interval[1]}]", interval=interval),
+        reasoning="red square at<t>1.0</t>s to<t>2.0</t>s" + " seen" * number,
+    )
+    plan = FramePlan(
+        tuple(range(count)), tuple(map(float, range(count))), (width, height), float(count)
+    )
+    return Prompt(number, row, plan, f"video-{number}", 0.0)
+
+
+@pytest.fixture(scope="session")
+def prompts(frames) -> list[Prompt]:
+    return [make_prompt(i, frames[f"video-{i}"]) for i in range(len(frames))]
+
+
+@pytest.fixture(scope="session")
+def groups(model, prompts, frames) -> list[ScoredGroup]:
+    """A group of three to four random completions for every prompt, log-probabilities exact."""
+    policy, processor = load_policy(model), load_processor(model)
+    reader = Reader.of(policy, processor, style=PromptStyle.brief, max_tokens=4096)
+    packed = PackedPolicy(policy)
+    random = np.random.default_rng(1)
+    found = []
+    for prompt in prompts:
+        inputs = reader.prompt(prompt, frames[prompt.media_key])
+        completions = tuple(
+            tuple(int(token) for token in random.integers(10, 250, random.integers(1, 12)))
+            for _ in range(3 + prompt.group % 2)
+        )
+        with torch.no_grad():
+            logprobs_ST, _ = packed(pack([Segment(inputs, completions)], padding=0))
+        rewards = [float(value) for value in random.integers(0, 4, len(completions))]
+        rollouts = tuple(
+            Rollout(
+                prompt.group,
+                sample,
+                tokens,
+                tuple(logprobs_ST[sample, : len(tokens)].tolist()),
+                ((0, Version(0, 0)),),
+                "stop",
+                "",
+            )
+            for sample, tokens in enumerate(completions)
+        )
+        group = Group(
+            prompt, rollouts, tuple(inputs.tokens_P.tolist()), digest(frames[prompt.media_key])
+        )
+        found.append(
+            ScoredGroup(
+                group,
+                tuple(Reward({"answer": value}, value) for value in rewards),
+                group_advantages(rewards),
+            )
+        )
+    return found
+
+
+@pytest.fixture(scope="session")
+def fetch(frames) -> Callable[[str], np.ndarray]:
+    return frames.__getitem__
