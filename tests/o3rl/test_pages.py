@@ -274,3 +274,8 @@ def test_bars_are_cut_to_their_room_but_tell_the_value():
         ("b", -0.5, 0.0),
         ("format", 0.25, 25.0),
     ]
+
+
+def test_east_asian_labels_have_room():
+    outline = evidence.Outline(0, 0, 1, 1, "红车a", "claim")
+    assert outline.label_width == pytest.approx(2 * 1.05 + 0.64)
