@@ -287,15 +287,21 @@ class Shelf(Generic[Payload]):
         return tuple(sorted(self._held))
 
     def put(self, version: Version, bucket: Bucket, payload: Payload) -> None:
-        """Take one bucket of a version that is not committed yet; a repeat replaces."""
+        """Take one bucket of a version that is not committed yet; a repeat replaces.
+
+        Raises ValueError if the version is not newer than those held.
+        """
         self._refuse_old(version)
         self._open.setdefault(version, {})[bucket.index] = (bucket, payload)
 
     def commit(self, manifest: Manifest) -> tuple[Version, ...]:
         """Make a version readable; returns the versions that made room for it.
 
-        Raises ValueError if its buckets are not those that were put, or an as new one is held.
+        A repeat changes nothing. Raises ValueError if its buckets are not those that were put, or
+        if another manifest as new is held.
         """
+        if manifest.version in self._held and self._held[manifest.version][0] == manifest:
+            return ()
         self._refuse_old(manifest.version)
         put = self._open.get(manifest.version, {})
         for bucket in manifest.buckets:

@@ -1,0 +1,266 @@
+"""The rollout engine: vLLM's AsyncLLM, sampling groups under versioned weights. No Ray here.
+
+                    ┌────────── serving ──────────┐
+    start ─► load or adopt ─► sample … sample ─► load: fetch and check while serving,
+                                                 then pause (keep) ─► update ─► resume
+
+Laws: nothing is sampled before weights were loaded or adopted; each request's seed is a hash of
+(run seed, group, sample), so that a repeat is bitwise the same; prompt caches never cross versions
+(a salt per version; the encoder's cache is emptied where the vision tower is trained); an error
+inside an update ends the engine. Left out: where weights and frames come from.
+"""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from transformers import AutoTokenizer
+from vllm import SamplingParams, TokensPrompt
+from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+from vllm.exceptions import VLLMValidationError
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+from actors.outcome import EngineBroken, Loaded
+from actors.requests import only, parameters, request, rollout, seed_of, update_info
+from actors.settings import engine_arguments, engine_environment
+from actors.staging import staged
+from o3rl.config import Model, Rollouts, Sampling
+from o3rl.flow import Failure, Group, Prompt, Rollout, Version
+from o3rl.media import digest
+from o3rl.prompts import messages
+from o3rl.weights import Manifest, WeightSource
+
+PLACEHOLDERS = ("<|image_pad|>", "<|video_pad|>")  # the policy must not write them
+CLOSE_SECONDS = 10.0
+
+
+class Engine:
+    """One vLLM engine in a process of its own."""
+
+    def __init__(self, model: Model, *, sampling: Sampling, rollouts: Rollouts):
+        """Start vLLM and wait for it. Raises what vLLM raises, leaving no process behind."""
+        self.sampling, self.rollouts, self.model = sampling, rollouts, model
+        self.version: Version | None = None  # None: no weights were loaded or adopted yet
+        with engine_environment(rollouts):
+            self._llm = AsyncLLM.from_engine_args(engine_arguments(model, rollouts=rollouts))
+        self._tokenizer = AutoTokenizer.from_pretrained(model.path)
+        self._forbidden = self._tokenizer.convert_tokens_to_ids(list(PLACEHOLDERS))
+        vision = self._llm.model_config.hf_config.vision_config
+        self._factor = vision.patch_size * vision.spatial_merge_size  # pixels a side of a token
+        self._serving = asyncio.Event()
+        self._update = asyncio.Lock()
+        self._numbers = itertools.count()
+        self._broken = ""
+
+    async def warm_up(self) -> None:
+        """One short request, so that the first real one is not the slow one."""
+        settings = SamplingParams(max_tokens=2, output_kind=RequestOutputKind.FINAL_ONLY)
+        await self._request(TokensPrompt(prompt_token_ids=[0, 1, 2]), settings)
+
+    async def adopt(self, version: Version) -> None:
+        """Serve the weights of `model.path`, that vLLM started with, under this version."""
+        if self.version is not None:
+            raise ValueError(f"the engine holds version {self.version}; only a new one can adopt")
+        await self._llm.update_weight_version(str(version))
+        self.version = version
+        self._serving.set()
+
+    async def generate(self, prompt: Prompt, frames: np.ndarray, *, seed: int) -> Group | Failure:
+        """A group for training: `sampling.group_size` rollouts at `sampling.temperature`."""
+        n, temperature = self.sampling.group_size, self.sampling.temperature
+        return await self.sample(prompt, frames, seed=seed, temperature=temperature, n=n)
+
+    async def sample(
+        self, prompt: Prompt, frames: np.ndarray, *, seed: int, temperature: float, n: int
+    ) -> Group | Failure:
+        """`n` rollouts at `temperature` (0: greedy); `frames` is uint8 [F, H, W, 3] as planned.
+
+        Log-probabilities are of the untempered, unmasked distribution. A sample that fails is a
+        Failure beside the rollouts; a prompt that cannot be run is a Failure. Raises EngineBroken,
+        and ValueError if the frames are not those of the plan.
+        """
+        self._check_frames(prompt, frames)
+        tokens = self._tokens(prompt)
+        length = len(tokens) + len(frames) * (self._tokens_per_frame(frames) - 1)
+        room = min(self.sampling.max_prompt_tokens, self.rollouts.max_model_tokens - 1)
+        if length > room:
+            reason = f"prompt has {length} tokens; sampling and rollouts allow {room}"
+            return Failure(prompt.group, -1, reason)
+        version = await self._current()
+        asked = request(prompt, tokens, frames, version=version)
+        drawn = [
+            self._one(asked, group=prompt.group, index=index, seed=seed, temperature=temperature)
+            for index in range(n)
+        ]
+        outputs = await asyncio.gather(*drawn)
+        return self._group(prompt, frames, outputs=outputs, length=length, version=version)
+
+    async def load(self, source: WeightSource, version: Version | None = None) -> Loaded:
+        """Take `version` (None: the newest) from `source` and serve it.
+
+        Raises ValueError naming the tensor if the manifest does not cover the model or bytes differ
+        from it, LookupError if the source lacks the version: the engine then serves what it served.
+        Raises EngineBroken if the update itself fails.
+        """
+        async with self._update:
+            self._refuse_broken()
+            began = time.monotonic()
+            manifest = await asyncio.to_thread(source.manifest, version)
+            await self._check_names(manifest)
+            files = staged(source, manifest)
+            paths = await asyncio.to_thread(files.__enter__)
+            try:
+                fetched = time.monotonic()
+                report = await self._replace(manifest, paths)
+            finally:
+                files.__exit__(None, None, None)
+            return Loaded(
+                version=manifest.version,
+                digest=manifest.digest,
+                tensors=report["tensors"],
+                parameters=report["parameters"],
+                size=report["bytes"],
+                seconds_fetch=fetched - began,
+                seconds_stalled=time.monotonic() - fetched,
+            )
+
+    async def checksums(self) -> list[dict[str, str]]:
+        """vLLM's digests of its own (fused, repacked) parameters, one table per worker."""
+        return await self._llm.compute_weight_checksums()
+
+    async def close(self) -> None:
+        """End vLLM; no process of it is left when this returns."""
+        self._broken = self._broken or "it was closed"
+        self._serving.set()
+        await asyncio.to_thread(self._llm.shutdown, CLOSE_SECONDS)
+
+    async def _replace(self, manifest: Manifest, paths: Sequence[Path]) -> dict[str, int]:
+        """Pause, update bucket by bucket, resume; running requests go on under the new weights."""
+        llm, limit = self._llm, self.rollouts.load_seconds
+        self._serving.clear()
+        try:
+            async with asyncio.timeout(limit):
+                await llm.pause_generation(mode="keep", clear_cache=False)
+                await llm.start_weight_update()
+                for bucket, path in zip(manifest.buckets, paths, strict=True):
+                    await llm.update_weights(WeightTransferUpdateRequest(update_info(bucket, path)))
+                await llm.finish_weight_update(str(manifest.version))
+                [report, *_] = await llm.collective_rpc("o3rl_transfer_report")
+                if not self.model.freeze_vision:
+                    await llm.reset_encoder_cache()  # it holds images seen by the old tower
+                await llm.resume_generation()
+        except (Exception, asyncio.CancelledError) as error:
+            self._broken = f"update to version {manifest.version} failed: {error or repr(error)}"
+            self._serving.set()
+            raise EngineBroken(self._broken) from error
+        self.version = manifest.version
+        self._serving.set()
+        return report
+
+    async def _check_names(self, manifest: Manifest) -> None:
+        problems = await self._llm.collective_rpc(
+            "o3rl_name_problems", args=(list(manifest.names),)
+        )
+        if problems[0]:
+            raise ValueError(f"weights of version {manifest.version}: {problems[0]}")
+
+    async def _current(self) -> Version:
+        """The version that serves; waits for an update to end."""
+        self._refuse_broken()
+        if self.version is None and not self._update.locked():
+            raise ValueError("no weights were loaded or adopted; nothing can be sampled yet")
+        limit = self.rollouts.load_seconds
+        try:
+            async with asyncio.timeout(limit):
+                await self._serving.wait()
+        except TimeoutError as error:
+            raise TimeoutError(f"the engine was still updating weights after {limit} s") from error
+        self._refuse_broken()
+        assert self.version is not None
+        return self.version
+
+    def _refuse_broken(self) -> None:
+        if not self._broken and self._llm.errored:
+            self._broken = "vLLM's engine process ended"
+        if self._broken:
+            raise EngineBroken(f"the rollout engine cannot serve: {self._broken}")
+
+    def _check_frames(self, prompt: Prompt, frames: np.ndarray) -> None:
+        width, height = prompt.plan.size
+        planned = (len(prompt.plan.times_F), height, width, 3)
+        if frames.shape != planned or frames.dtype != np.uint8:
+            raise ValueError(
+                f"frames {prompt.media_key} of group {prompt.group} are {frames.dtype}"
+                f"{list(frames.shape)}; the plan says uint8{list(planned)}"
+            )
+
+    def _tokens(self, prompt: Prompt) -> list[int]:
+        chat = messages(prompt.row, prompt.plan, style=self.model.prompt_style)
+        return self._tokenizer.apply_chat_template(
+            chat, add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+
+    def _tokens_per_frame(self, frames: np.ndarray) -> int:
+        return (frames.shape[1] // self._factor) * (frames.shape[2] // self._factor)
+
+    async def _one(
+        self, asked: TokensPrompt, *, group: int, index: int, seed: int, temperature: float
+    ) -> RequestOutput | Failure:
+        settings = parameters(
+            temperature=temperature,
+            top_p=self.sampling.top_p,
+            max_tokens=self.sampling.max_tokens,
+            seed=seed_of(seed, group, index),
+            forbidden=self._forbidden,
+        )
+        try:
+            return await self._request(asked, settings)
+        except (EngineGenerateError, VLLMValidationError) as error:
+            return Failure(group, index, f"{type(error).__name__}: {error.__cause__ or error}")
+
+    async def _request(self, asked: TokensPrompt, settings: SamplingParams) -> RequestOutput:
+        try:
+            stream = self._llm.generate(asked, settings, str(next(self._numbers)))
+            [output] = [output async for output in stream]
+        except EngineDeadError as error:
+            self._broken = "vLLM's engine process ended"
+            raise EngineBroken(self._broken) from error
+        return output
+
+    def _group(
+        self,
+        prompt: Prompt,
+        frames: np.ndarray,
+        *,
+        outputs: Sequence[RequestOutput | Failure],
+        length: int,
+        version: Version,
+    ) -> Group | Failure:
+        results: list[Rollout | Failure] = []
+        for index, output in enumerate(outputs):
+            if isinstance(output, Failure):
+                results.append(output)
+                continue
+            completion = only(output)
+            text = self._tokenizer.decode(completion.token_ids, skip_special_tokens=True)
+            results.append(rollout(prompt, index, completion, started=version, text=text))
+        failures = tuple(result for result in results if isinstance(result, Failure))
+        seen = next((o.prompt_token_ids for o in outputs if isinstance(o, RequestOutput)), None)
+        if not seen:
+            return Failure(
+                prompt.group, -1, f"every sample failed, the first: {failures[0].reason}"
+            )
+        assert len(seen) == length, f"vLLM expanded {prompt.media_key} to {len(seen)}, not {length}"
+        return Group(
+            prompt=prompt,
+            rollouts_G=tuple(result for result in results if isinstance(result, Rollout)),
+            prompt_tokens_T=tuple(seen),
+            frames_digest=digest(frames),
+            failures=failures,
+        )

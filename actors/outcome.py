@@ -1,0 +1,22 @@
+"""What an engine says of a weight update, and that it is broken; light to import for a controller."""
+
+from dataclasses import dataclass
+
+from o3rl.flow import Version
+
+
+class EngineBroken(RuntimeError):
+    """The engine cannot serve any more: its process died or an update failed half-way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a weight update did: sizes in bytes, times in seconds."""
+
+    version: Version
+    digest: str  # of the manifest
+    tensors: int
+    parameters: int  # of the engine, all of them assigned
+    size: int
+    seconds_fetch: float  # the replica served meanwhile
+    seconds_stalled: float  # it did not

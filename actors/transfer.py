@@ -1,0 +1,190 @@
+"""Our back end of vLLM's native weight transfer: buckets from files in the node's memory.
+
+This module is imported in vLLM's worker processes (it is that of `worker_extension_cls`), where it
+registers the back end and ties the worker's life to its owner's. An update is
+
+    name_problems (nothing is touched) → start → update, bucket by bucket → finish → report
+
+Laws: bytes are held against the manifest's digests where they are read; a version that leaves any
+element of any parameter unassigned is an error by name. After an error in update or finish the
+model is part old, part new: the engine must not serve again.
+"""
+
+import mmap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from vllm.distributed.weight_transfer import WeightTransferEngineFactory
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.model_executor.layers.attention import is_deferred_attention_layer
+from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+from vllm.model_executor.model_loader.reload import (
+    finalize_layerwise_reload,
+    initialize_layerwise_reload,
+)
+from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
+from vllm.model_executor.model_loader.reload.utils import get_tensor_load_numel
+
+from actors.settings import BACKEND
+from actors.watch import die_with_owner
+from o3rl.weights import Bucket, RawTensor, TensorEntry, verify
+
+_NAMES_LISTED = 8  # that an error lists
+
+
+@dataclass
+class FileInit(WeightTransferInitInfo):
+    """Nothing has to be agreed on beforehand."""
+
+
+@dataclass
+class FileUpdate(WeightTransferUpdateInfo):
+    """One bucket: its file on this node, its index and its entries (name, dtype, shape, digest)."""
+
+    path: str
+    index: int
+    entries: list[tuple[str, str, list[int], str]]
+
+    @property
+    def bucket(self) -> Bucket:
+        """As the manifest has it."""
+        tensors = tuple(TensorEntry(n, d, tuple(s), h) for n, d, s, h in self.entries)
+        return Bucket(self.index, tensors, Path(self.path).stat().st_size)
+
+
+class FileTransferEngine(WeightTransferEngine[FileInit, FileUpdate]):
+    """Loads buckets into the model by layerwise reload, and checks that none of it is left out."""
+
+    init_info_cls = FileInit
+    update_info_cls = FileUpdate
+
+    def init_transfer_engine(self, init_info: FileInit) -> None:
+        """Nothing to connect."""
+
+    def start_weight_update(self) -> None:
+        """Move the layers aside, to be filled one by one."""
+        self._loaded: set[str] = set()
+        self._report = {"tensors": 0, "bytes": 0}
+        initialize_layerwise_reload(self.model)
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        """Load one bucket. The base class would synchronise an accelerator, which CPUs lack."""
+        self.receive_weights(self.parse_update_info(update_info))
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize()
+
+    def receive_weights(self, update_info: FileUpdate) -> None:
+        """Map the bucket's file, check it, and load its tensors.
+
+        Raises ValueError naming a tensor whose bytes differ from the manifest.
+        """
+        with open(update_info.path, "rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        tensors = verify(update_info.bucket, memoryview(mapped))
+        pairs = ((name, _as_torch(raw)) for name, raw in tensors.items())
+        self._loaded |= self.model.load_weights(pairs)  # pyright: ignore[reportCallIssue]
+        self._report["tensors"] += len(tensors)
+        self._report["bytes"] += sum(memoryview(raw.data).nbytes for raw in tensors.values())
+
+    def finish_weight_update(self) -> None:
+        """Put the layers back. Raises ValueError naming parameters that were not assigned."""
+        missing = {name for name, _ in self.model.named_parameters()} - self._loaded
+        missing |= set(_incomplete(self.model))
+        if missing:
+            raise ValueError(f"weight update leaves parameters unassigned: {_listed(missing)}")
+        finalize_layerwise_reload(self.model, self.model_config)
+        self._report["parameters"] = len(self._loaded)
+
+    def report(self) -> dict[str, int]:
+        """Of the last finished update: tensors and bytes read, engine parameters assigned."""
+        return dict(self._report)
+
+    def shutdown(self) -> None:
+        """Nothing is held between updates."""
+
+
+class WorkerExtension:
+    """What the engine may ask of a worker beside vLLM's own calls; mixed into its class."""
+
+    def o3rl_name_problems(self, names: list[str]) -> str:
+        """Hold a manifest's names against the model before an update touches it.
+
+        Says which tensors the model needs and the manifest lacks (part of a fused layer too), or
+        which the model does not know; empty if all is well.
+        """
+        model = self.get_model()  # pyright: ignore[reportAttributeAccessIssue]
+        return name_problems(model, names)
+
+    def o3rl_transfer_report(self) -> dict[str, int]:
+        """Of the last finished update."""
+        return self.weight_transfer_engine.report()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def name_problems(model: torch.nn.Module, names: list[str]) -> str:
+    """See `WorkerExtension.o3rl_name_problems`."""
+    given = {_engine_name(model, name): name for name in names}
+    needed = {part for name, _ in model.named_parameters() for part in _parts(model, name)}
+    missing = needed - given.keys()
+    if missing:
+        return f"the manifest lacks tensors that the model needs: {_listed(missing)}"
+    tied = "language_model.lm_head.weight"  # shipped or not, it is the embedding
+    unknown = given.keys() - needed - {tied}
+    if unknown:
+        listed = _listed({given[name] for name in unknown})
+        return f"the manifest names tensors that the model does not know: {listed}"
+    return ""
+
+
+def _engine_name(model: torch.nn.Module, name: str) -> str:
+    mapped = model.hf_to_vllm_mapper.map_name(name)  # pyright: ignore
+    return name if mapped is None else mapped
+
+
+def _parts(model: torch.nn.Module, name: str) -> list[str]:
+    """Names of the tensors that the engine fuses into its parameter `name`; itself if none."""
+    packed: dict[str, list[str]] = model.packed_modules_mapping  # pyright: ignore
+    path = name.split(".")
+    for place, module in enumerate(path):
+        if module in packed:
+            return [".".join([*path[:place], part, *path[place + 1 :]]) for part in packed[module]]
+    return [name]
+
+
+def _incomplete(model: torch.nn.Module) -> list[str]:
+    """Parameters of layers that have not received all their elements (before finalising)."""
+    names: list[str] = []
+    for path, layer in model.named_modules():
+        info = get_layerwise_info(layer)
+        parameters = {name: p for name, p in layer._parameters.items() if p is not None}
+        if not info.can_load() or not parameters or is_deferred_attention_layer(layer):
+            continue  # fully loaded and put back, or nothing to load
+        needed = sum(get_tensor_load_numel(p) for p in parameters.values())
+        padded = isinstance(layer, VocabParallelEmbedding)  # its loader checks the true rows
+        if info.load_numel >= (1 if padded else needed):
+            continue
+        names += [f"{path}.{name}" for name in parameters]
+    return names
+
+
+def _as_torch(raw: RawTensor) -> torch.Tensor:
+    dtype = getattr(torch, raw.dtype)
+    if not memoryview(raw.data).nbytes:
+        return torch.empty(raw.shape, dtype=dtype)
+    return torch.frombuffer(raw.data, dtype=dtype).reshape(raw.shape)
+
+
+def _listed(names: set[str]) -> str:
+    first = ", ".join(sorted(names)[:_NAMES_LISTED])
+    return (
+        first if len(names) <= _NAMES_LISTED else f"{first} and {len(names) - _NAMES_LISTED} more"
+    )
+
+
+WeightTransferEngineFactory.register_engine(BACKEND, FileTransferEngine)
+die_with_owner()

@@ -1,0 +1,48 @@
+"""A process that must not outlive the one that owns it.
+
+vLLM's engine and its workers are descendants of the rollout actor, and Ray or a kernel may kill the
+actor without a chance to tidy up. Each worker waits, in a thread and without polling, for its
+owner's end (a pid descriptor: numbers are not reused, any ancestor will do) and then kills itself
+and its parent, the engine, in which no code of ours runs.
+"""
+
+import os
+import select
+import signal
+import threading
+
+OWNER = "O3RL_ENGINE_OWNER"  # pid, in the environment of the owner's descendants
+
+
+def die_with_owner() -> None:
+    """End this process, and its parent, when the owner named in the environment ends.
+
+    At once if it has ended. Does nothing in the owner itself and where no owner is named.
+    """
+    owner = int(os.environ.get(OWNER, "0"))
+    if owner in (0, os.getpid()):
+        return
+    parent = os.getppid()
+    try:
+        descriptor = os.pidfd_open(owner)
+    except ProcessLookupError:
+        _end(parent, owner)
+        return
+    wait = threading.Thread(
+        target=_wait, args=(descriptor, parent, owner), name="die-with-owner", daemon=True
+    )
+    wait.start()
+
+
+def _wait(descriptor: int, parent: int, owner: int) -> None:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    poll.poll()
+    _end(parent, owner)
+
+
+def _end(parent: int, owner: int) -> None:
+    """Kill the parent if it stands between the owner and us (and still lives), then ourselves."""
+    if parent not in (owner, 1) and os.getppid() == parent:
+        os.kill(parent, signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,155 @@
+"""Media for a run: an actor that plans rows, decodes once and keeps frames in the object store.
+
+    controller ── prepare ──► media ── frames under their key ──► rollout replicas, learner ranks
+
+Pixels never pass through the controller. Laws: objects die with their owner, so the media actor
+puts frames itself; what it planned is written down, so that a media actor that Ray starts again
+decodes by key; it holds at most `frames.cache_mib` of frames, the longest unused are decoded again.
+"""
+
+import pickle
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError
+
+from o3rl.config import Frames
+from o3rl.flow import FramePlan, Row
+from o3rl.media import MediaCache
+
+CALLS = 16  # that the actor answers at the same time
+
+
+class MediaActor:
+    """What runs in the media process; `Media` is what others hold."""
+
+    def __init__(self, root: str, frames: Frames, journal: str, *, readers: int):
+        self._cache = MediaCache(Path(root), replace(frames, cache_mib=1), readers=readers)
+        self._room = frames.cache_mib * 2**20
+        self._journal = Path(journal)
+        self._lock = threading.Lock()
+        # All below are guarded by the lock.
+        self._held: OrderedDict[str, tuple[ray.ObjectRef, int]] = OrderedDict()
+        self._held_bytes = 0
+        self._planned = _read(self._journal)
+
+    def prepare(self, row: Row, *, training: bool) -> tuple[FramePlan, str]:
+        """The plan of a row and the key of its frames. Raises MediaError."""
+        plan, key = self._cache.prepare(row, training=training)
+        with self._lock:
+            if key not in self._planned:
+                self._planned[key] = (row, plan)
+                with self._journal.open("ab") as file:
+                    pickle.dump((key, row, plan), file)
+        return plan, key
+
+    def frames(self, key: str) -> list[ray.ObjectRef]:
+        """Where the frames of a key lie; in a list, so that Ray hands on the reference.
+
+        Raises MediaError, and KeyError for a key that was never prepared.
+        """
+        with self._lock:
+            if key in self._held:
+                self._held.move_to_end(key)
+                return [self._held[key][0]]
+            if key in self._planned:
+                row, plan = self._planned[key]
+                self._cache.remember(row, plan, key)
+        pixels = self._cache.frames(key)
+        reference = ray.put(pixels)
+        with self._lock:
+            if key not in self._held:
+                self._hold(key, reference, pixels.nbytes)
+        return [reference]
+
+    def close(self) -> None:
+        """End the readers."""
+        self._cache.close()
+
+    def _hold(self, key: str, reference: ray.ObjectRef, size: int) -> None:
+        self._held[key] = (reference, size)
+        self._held_bytes += size
+        while self._held_bytes > self._room and len(self._held) > 1:
+            _, (_, dropped) = self._held.popitem(last=False)
+            self._held_bytes -= dropped
+
+
+@dataclass(frozen=True)
+class Media:
+    """A handle that may be sent anywhere; every call waits at most `seconds`.
+
+    Raises TimeoutError naming the media actor, and what `MediaCache` raises.
+    """
+
+    actor: Any
+    seconds: float
+
+    def prepare(self, row: Row, *, training: bool) -> tuple[FramePlan, str]:
+        """The plan of a row and the key of its frames. Raises MediaError."""
+        return self._answer(self.actor.prepare.remote(row, training=training), row.media)
+
+    def frames(self, key: str) -> np.ndarray:
+        """The frames of a key, read-only uint8 [F, H, W, 3]; they are mapped where they are local.
+
+        Frames that were lost with a media actor are decoded again, once. Raises MediaError.
+        """
+        lost: ObjectLostError | None = None
+        for _ in range(2):
+            [reference] = self._answer(self.actor.frames.remote(key), key)
+            try:
+                return self._answer(reference, key)
+            except ObjectLostError as error:
+                lost = error
+        raise TimeoutError(f"media: frames {key} were lost twice while they were read") from lost
+
+    def close(self) -> None:
+        """End the actor and its readers."""
+        self._answer(self.actor.close.remote(), "close")
+        ray.kill(self.actor)
+
+    def _answer(self, reference: Any, what: str) -> Any:
+        try:
+            return ray.get(reference, timeout=self.seconds)
+        except GetTimeoutError as error:
+            raise TimeoutError(
+                f"media: no answer for {what} within {self.seconds:.0f} s"
+            ) from error
+        except RayActorError as error:
+            raise TimeoutError(f"media: the actor died and did not come back ({what})") from error
+
+
+def start_media(
+    root: Path, frames: Frames, *, folder: Path, seconds: float, readers: int = 1
+) -> Media:
+    """Start the media actor for files below `root`; its journal lies in the run's `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    actor = (
+        ray.remote(MediaActor)
+        .options(num_cpus=0, max_restarts=-1, max_task_retries=2, max_concurrency=CALLS)
+        .remote(
+            str(root.absolute()),
+            frames,
+            str(folder.absolute() / "media-plans.pickle"),
+            readers=readers,
+        )
+    )
+    return Media(actor, seconds)
+
+
+def _read(journal: Path) -> dict[str, tuple[Row, FramePlan]]:
+    """What was planned before; a last entry that was cut short is left out."""
+    planned: dict[str, tuple[Row, FramePlan]] = {}
+    if not journal.exists():
+        return planned
+    with journal.open("rb") as file:
+        while True:
+            try:
+                key, row, plan = pickle.load(file)
+            except (EOFError, pickle.UnpicklingError):
+                return planned
+            planned[key] = (row, plan)

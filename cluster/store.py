@@ -1,0 +1,189 @@
+"""The weight store: a small actor, outside the learner group, that owns published weights.
+
+    learner ── put, commit ──► store (objects, mirror on disk) ◄── manifest, payload ── replicas
+
+Laws: objects die with their owner, so the store puts them itself; what it acknowledged is on disk,
+and a store that Ray starts again goes on from there; two versions are kept. Payloads cross as
+arrays, which Ray maps instead of copying.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError
+
+from o3rl.flow import Version
+from o3rl.weights import Bucket, Manifest, Shelf, TensorEntry
+
+KEEP = 2
+
+
+class Mirror:
+    """Versions as files: `<folder>/<version>/<bucket>.safetensors`, its entries, the manifest."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def put(self, version: Version, bucket: Bucket, payload: np.ndarray) -> None:
+        """Write one bucket; its entries come last, so that a bucket with them is whole."""
+        folder = self._folder / str(version)
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / f"{bucket.index:05d}.safetensors", payload.data)
+        _write(folder / f"{bucket.index:05d}.json", json.dumps(asdict(bucket)).encode())
+
+    def commit(self, manifest: Manifest) -> None:
+        """Mark a version as complete."""
+        indices = [bucket.index for bucket in manifest.buckets]
+        _write(self._folder / str(manifest.version) / "manifest.json", json.dumps(indices).encode())
+
+    def drop(self, version: Version) -> None:
+        """Remove a version."""
+        shutil.rmtree(self._folder / str(version), ignore_errors=True)
+
+    def versions(self) -> list[Version]:
+        """All that are there, complete or not, oldest first."""
+        if not self._folder.is_dir():
+            return []
+        names = [path.name.split(".") for path in self._folder.iterdir() if path.is_dir()]
+        return sorted(Version(int(incarnation), int(n)) for incarnation, n in names)
+
+    def buckets(self, version: Version) -> list[tuple[Bucket, np.ndarray]]:
+        """Those of a version that were written whole, in order."""
+        found: list[tuple[Bucket, np.ndarray]] = []
+        for path in sorted((self._folder / str(version)).glob("[0-9]*.json")):
+            bucket = _bucket(json.loads(path.read_text()))
+            payload = np.fromfile(path.with_suffix(".safetensors"), dtype=np.uint8)
+            found.append((bucket, payload))
+        return found
+
+    def is_complete(self, version: Version) -> bool:
+        """Whether it was committed."""
+        return (self._folder / str(version) / "manifest.json").is_file()
+
+
+class StoreActor:
+    """What runs in the store's process; `WeightStore` is what others hold."""
+
+    def __init__(self, folder: str, *, keep: int = KEEP):
+        self._shelf: Shelf[ray.ObjectRef] = Shelf(keep)
+        self._mirror = Mirror(Path(folder))
+        for version in self._mirror.versions():
+            self._restore(version)
+
+    def put(self, version: Version, bucket: Bucket, payload: np.ndarray) -> None:
+        """Take one bucket, to disk too."""
+        self._mirror.put(version, bucket, payload)
+        self._shelf.put(version, bucket, ray.put(payload))
+
+    def commit(self, manifest: Manifest) -> None:
+        """Make a version readable and forget what is too old."""
+        dropped = self._shelf.commit(manifest)
+        self._mirror.commit(manifest)
+        for version in dropped:
+            self._mirror.drop(version)
+
+    def manifest(self, version: Version | None) -> Manifest:
+        """Of `version` or the newest."""
+        return self._shelf.manifest(version)
+
+    def payload(self, version: Version, index: int) -> list[ray.ObjectRef]:
+        """Where one bucket lies; in a list, so that Ray hands on the reference."""
+        return [self._shelf.payload(version, index)]
+
+    def pid(self) -> int:
+        """Of the store's process."""
+        return os.getpid()
+
+    def _restore(self, version: Version) -> None:
+        buckets = self._mirror.buckets(version)
+        for bucket, payload in buckets:
+            self._shelf.put(version, bucket, ray.put(payload))
+        if self._mirror.is_complete(version):
+            manifest = Manifest(version, tuple(bucket for bucket, _ in buckets))
+            for old in self._shelf.commit(manifest):
+                self._mirror.drop(old)
+
+
+@dataclass(frozen=True)
+class WeightStore:
+    """Sink and source of weights, wherever it is sent; every call waits at most `seconds`.
+
+    Raises TimeoutError naming the store if it does not answer in time, even after a restart; what
+    `Shelf` raises comes through.
+    """
+
+    actor: Any
+    seconds: float
+
+    def put(self, version: Version, bucket: Bucket, payload: bytes | memoryview) -> None:
+        """Take one bucket."""
+        array = np.frombuffer(payload, dtype=np.uint8)
+        self._answer(self.actor.put.remote(version, bucket, array), f"put bucket {bucket.index}")
+
+    def commit(self, manifest: Manifest) -> None:
+        """Make a version readable."""
+        self._answer(self.actor.commit.remote(manifest), f"commit version {manifest.version}")
+
+    def manifest(self, version: Version | None = None) -> Manifest:
+        """Of `version` or the newest."""
+        return self._answer(self.actor.manifest.remote(version), "manifest")
+
+    def payload(self, version: Version, index: int) -> memoryview:
+        """Safetensors bytes of one bucket, mapped from the object store where that is local.
+
+        A store that was started again while we read put the bucket anew, and is asked once more.
+        """
+        what = f"bucket {index} of version {version}"
+        lost: ObjectLostError | None = None
+        for _ in range(2):
+            [reference] = self._answer(self.actor.payload.remote(version, index), what)
+            try:
+                return memoryview(self._answer(reference, what))
+            except ObjectLostError as error:
+                lost = error
+        raise TimeoutError(f"weight store: {what} was lost twice while it was read") from lost
+
+    def close(self) -> None:
+        """End the store; its mirror stays."""
+        ray.kill(self.actor)
+
+    def _answer(self, reference: Any, what: str) -> Any:
+        try:
+            return ray.get(reference, timeout=self.seconds)
+        except GetTimeoutError as error:
+            raise TimeoutError(
+                f"weight store: no answer to {what} within {self.seconds:.0f} s"
+            ) from error
+        except RayActorError as error:
+            raise TimeoutError(f"weight store: it died and did not come back ({what})") from error
+
+
+def start_store(folder: Path, *, seconds: float) -> WeightStore:
+    """Start the store with its mirror at `folder`, going on from what lies there."""
+    actor = (
+        ray.remote(StoreActor)
+        .options(num_cpus=0, max_restarts=-1, max_task_retries=2)
+        .remote(str(folder.absolute()))
+    )
+    return WeightStore(actor, seconds)
+
+
+def _write(path: Path, content: bytes | memoryview) -> None:
+    aside = path.with_suffix(f"{path.suffix}.part")
+    with aside.open("wb") as file:
+        file.write(content)
+    aside.rename(path)
+
+
+def _bucket(fields: dict[str, Any]) -> Bucket:
+    tensors = tuple(
+        TensorEntry(t["name"], t["dtype"], tuple(t["shape"]), t["digest"])
+        for t in fields["tensors"]
+    )
+    return Bucket(fields["index"], tensors, fields["size"])
