@@ -1,4 +1,4 @@
-"""What an engine says of a weight update, and that it is broken; light to import for a controller."""
+"""What an engine says of a weight update, or that it is broken; light to import."""
 
 from dataclasses import dataclass
 
