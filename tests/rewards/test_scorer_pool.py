@@ -1,6 +1,7 @@
 """The pool on a real local Ray: parallel groups, dying and hanging scorers, custom faults."""
 
 import asyncio
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -26,10 +27,11 @@ POISON = {"poison": "custom_rewards:poison"}
 @pytest.fixture(scope="module", autouse=True)
 def _cluster():
     """A Ray of two processors whose workers find the custom rewards beside this file."""
+    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     ray.init(
         num_cpus=2,
         include_dashboard=False,
-        runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}},
+        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}},
     )
     yield
     ray.shutdown()
