@@ -1,8 +1,8 @@
 """Turns rows into prompts: in a seeded order, with frames planned, at a fixed progress p.
 
 A row whose media cannot be read is skipped, counted and entered in the ledger; the next one takes
-its place. When as many rows as there are fail one after the other, nothing is left to train on, and
-that is an error.
+its place. When two epochs of rows fail one after the other, nothing is left to train on, and that
+is an error.
 """
 
 import logging
@@ -13,6 +13,8 @@ from o3rl.ledger import Ledger
 from o3rl.order import RowOrder
 
 logger = logging.getLogger(__name__)
+
+IN_FLIGHT = 64  # rows that may fail while good ones are still being read, where there are few rows
 
 
 class Media(Protocol):
@@ -44,18 +46,20 @@ class Admission:
         self._failed_in_a_row = 0
 
     async def next(self) -> Prompt:
-        """The next prompt; raises ValueError when the media of as many rows as there are fail.
+        """The next prompt; raises ValueError when nothing can be read any more.
 
         Its progress is its place among the calls: it does not depend on which video is read first.
         """
         progress = min(self._admitted / self._planned, 1.0)
         self._admitted += 1
-        while self._failed_in_a_row < len(self._rows):
+        reason = ""
+        while self._failed_in_a_row < 2 * len(self._rows) + IN_FLIGHT:
             [index] = self._order.take(1)
             row = self._rows[index]
             group, self._next_group = self._next_group, self._next_group + 1
             prepared = await self._media.prepare(row, training=True)
             if isinstance(prepared, Failure):
+                reason = prepared.reason
                 self.skipped += 1
                 self._failed_in_a_row += 1
                 self._ledger.skip(group, row.id, prepared.reason)
@@ -67,8 +71,8 @@ class Admission:
             self._ledger.admit(prompt)
             return prompt
         raise ValueError(
-            f"the media of {self._failed_in_a_row} rows in a row cannot be read, and there are "
-            f"{len(self._rows)}; is data.media the folder that the rows' paths start from?"
+            f"none of the media of {len(self._rows)} rows can be read; the last: {reason}; is "
+            "data.media the folder that the rows' paths start from?"
         )
 
     def state(self) -> dict[str, Any]:

@@ -1,0 +1,108 @@
+"""Admission: rows to prompts in order, what cannot be read skipped and counted."""
+
+import asyncio
+
+import pytest
+from made import PLAN, row
+
+from o3rl.admission import Admission
+from o3rl.flow import Failure, Row, Task
+from o3rl.ledger import SKIPPED, Ledger
+from o3rl.order import RowOrder
+
+
+class Media:
+    """Reads every row but the `broken` ones; the first asked for takes longest."""
+
+    def __init__(self, broken: set[str] = frozenset()):
+        self.broken = broken
+        self.asked = 0
+
+    async def prepare(self, row: Row, *, training: bool):
+        assert training
+        self.asked += 1
+        for _ in range(20 - self.asked % 20):
+            await asyncio.sleep(0)
+        return Failure(-1, -1, "corrupt") if row.id in self.broken else (PLAN, f"key of {row.id}")
+
+
+def admission(count: int, *, broken: set[str] = frozenset(), planned: int = 10):
+    rows = [row(i) for i in range(count)]
+    ledger = Ledger()
+    order = RowOrder([each.task for each in rows], 0)
+    return Admission(rows, order, Media(broken), ledger, planned=planned), ledger
+
+
+def admit(admission: Admission, count: int):
+    async def one_by_one():
+        return [await admission.next() for _ in range(count)]
+
+    return asyncio.run(one_by_one())
+
+
+def test_an_epoch_of_prompts():
+    source, ledger = admission(5)
+    prompts = admit(source, 5)
+    assert [prompt.group for prompt in prompts] == [0, 1, 2, 3, 4]
+    assert sorted(prompt.row.id for prompt in prompts) == [f"row-{i}" for i in range(5)]
+    assert {prompt.media_key for prompt in prompts} == {f"key of row-{i}" for i in range(5)}
+    assert [entry.row for entry in ledger.entries()] == [prompt.row.id for prompt in prompts]
+
+
+def test_progress_is_admitted_of_planned():
+    source, _ = admission(5, planned=4)
+    assert [prompt.progress for prompt in admit(source, 6)] == [0, 0.25, 0.5, 0.75, 1, 1]
+
+
+def test_at_once_the_prompts_are_those_of_one_by_one():
+    async def at_once():
+        return await asyncio.gather(*(source.next() for _ in range(8)))
+
+    source, _ = admission(8)
+    together = asyncio.run(at_once())
+    alone, _ = admission(8)
+    assert sorted(together, key=lambda prompt: prompt.group) == admit(alone, 8)
+
+
+def test_broken_rows_are_skipped_counted_and_entered():
+    source, ledger = admission(4, broken={"row-1", "row-2"})
+    prompts = admit(source, 4)
+    assert {prompt.row.id for prompt in prompts} == {"row-0", "row-3"}
+    assert source.skipped == ledger.counts()[SKIPPED]
+    assert source.skipped >= 2
+    skipped = [entry for entry in ledger.entries() if entry.outcome == SKIPPED]
+    assert {(entry.row, entry.reason) for entry in skipped} == {
+        ("row-1", "corrupt"),
+        ("row-2", "corrupt"),
+    }
+    assert [prompt.progress for prompt in prompts] == [0, 0.1, 0.2, 0.3]
+
+
+def test_all_broken_is_an_error_that_names_the_setting():
+    source, ledger = admission(3, broken={"row-0", "row-1", "row-2"})
+    with pytest.raises(ValueError, match=r"none of.* 3 rows .*corrupt.*data\.media"):
+        admit(source, 1)
+    assert ledger.counts().keys() == {SKIPPED}
+    assert {entry.row for entry in ledger.entries()} == {"row-0", "row-1", "row-2"}
+
+
+def test_rows_read_in_between_are_no_error():
+    source, _ = admission(3, broken={"row-0", "row-1"})
+    assert {prompt.row.id for prompt in admit(source, 9)} == {"row-2"}
+
+
+def test_it_goes_on_where_it_was():
+    source, _ = admission(5, broken={"row-2"})
+    admit(source, 3)
+    other, _ = admission(5, broken={"row-2"})
+    other.restore(source.state())
+    assert admit(other, 4) == admit(source, 4)
+    assert other.skipped == source.skipped
+
+
+def test_nothing_to_train_on_is_refused():
+    order = RowOrder([Task.MCQ], 0)
+    with pytest.raises(ValueError, match="no rows"):
+        Admission([], order, Media(), Ledger(), planned=1)
+    with pytest.raises(ValueError, match="0 prompts are planned"):
+        Admission([row()], order, Media(), Ledger(), planned=0)
