@@ -1,6 +1,7 @@
 """The configurations that are shipped, found by name from a checkout or an installed wheel."""
 
 import argparse
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -33,8 +34,26 @@ def find(name: str) -> Path:
 
 
 def load_named(name: str, overrides: list[str]) -> Run:
-    """`o3rl.config.load` of a path or a shipped name."""
-    return load(find(name), overrides)
+    """`o3rl.config.load` of a path or a shipped name; a shipped model becomes its path."""
+    run = load(find(name), overrides)
+    return of_model(run, run.model.path)
+
+
+def of_model(run: Run, path: str) -> Run:
+    """The run with the model at `path`, a folder, a hub name, or a shipped model's name."""
+    return replace(run, model=replace(run.model, path=model_path(path)))
+
+
+def start_of_sft(run: Run) -> Run:
+    """The run with the model that SFT starts from."""
+    return of_model(run, run.sft.start or run.model.path)
+
+
+def model_path(name: str) -> str:
+    """The folder of a shipped model, or `name` itself."""
+    if name != "tiny":
+        return name
+    return str(Path(str(files("learners"))) / "tiny_base")
 
 
 def run(_: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.progress import bar
+from o3rl.stgr import ImportReport
 
 
 def synth(options: argparse.Namespace) -> int:
@@ -41,20 +42,21 @@ def import_(options: argparse.Namespace) -> int:
     from o3rl.stgr import import_file
 
     report = import_file(options.source, options.out, media=options.media)
-    Console().print(import_table(report, options.source))
-    return 0 if report.accepted else 1
+    Console().print(import_table(report))
+    return 0 if report.rows else 1
 
 
-def import_table(report, source: Path) -> Table:
-    """Rows by task, and what was rejected by reason with an example."""
-    table = Table(title=f"{source.name}: {report.accepted} rows", title_justify="left")
+def import_table(report: ImportReport) -> Table:
+    """Rows by task, and what was rejected or mended by reason with an example."""
+    table = Table(title=f"{report.source}: {report.rows} rows of {report.read}", box=None)
     table.add_column("")
     table.add_column("rows", justify="right")
     table.add_column("for instance")
-    for task, count in sorted(report.tasks.items()):
-        table.add_row(str(task), str(count), "")
-    for reason, count in sorted(report.rejected.items()):
-        table.add_row(f"[red]rejected: {reason}[/]", str(count), str(report.examples[reason]))
+    for task, count in sorted(report.by_task.items()):
+        table.add_row(task, str(count), "")
+    for word, reasons in (("rejected", report.rejected), ("mended", report.mended)):
+        for reason, counted in sorted(reasons.items()):
+            table.add_row(f"{word}: {reason}", str(counted.count), counted.example)
     return table
 
 
@@ -63,5 +65,7 @@ def score(options: argparse.Namespace) -> int:
     from rewards.score_file import score_file
 
     counts = score_file(options.source, options.out, profile=options.profile)
-    Console().print(f"{counts}; written to {options.out}")
+    Console().print(f"{counts.scored} lines scored, {len(counts.bad)} bad; see {options.out}")
+    for number, reason in counts.bad[:20]:
+        Console(stderr=True).print(f"line {number}: {reason}", markup=False)
     return 0 if counts.scored else 1

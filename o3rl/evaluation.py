@@ -101,3 +101,14 @@ class Evaluator:
         if failed:
             return Answered(row, None, (), failed[0].reason)
         return Answered(row, group, tuple(r for r in rewards if isinstance(r, Reward)))
+
+
+def spread(rows: Sequence[Row], count: int) -> list[Row]:
+    """At most `count` rows, the tasks in turn; the same ones for the same rows."""
+    by_task: dict[str, list[Row]] = {}
+    for row in rows:
+        by_task.setdefault(row.task, []).append(row)
+    chosen: list[Row] = []
+    while len(chosen) < count and any(by_task.values()):
+        chosen += [waiting.pop(0) for waiting in by_task.values() if waiting]
+    return chosen[:count]

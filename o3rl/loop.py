@@ -77,7 +77,6 @@ class Loop:
         sampler: Sampler,
         scorers: Scorers,
         learner: Learner,
-        observers: Sequence[Observer],
         shuffle: Callable[[list[ScoredGroup]], list[ScoredGroup]] = list,
     ):
         self.version = Version(0, 0)
@@ -89,9 +88,13 @@ class Loop:
         self._sampler = sampler
         self._scorers = scorers
         self._learner = learner
-        self._observers = observers
+        self._observers: list[Observer] = []
         self._shuffle = shuffle
         self._stopping = False
+
+    def observe(self, observer: Observer) -> None:
+        """Tell `observer` of each step, after those that came before it."""
+        self._observers.append(observer)
 
     def stop(self) -> None:
         """Finish the running step and return."""
@@ -102,6 +105,21 @@ class Loop:
         await self._hand_over({})
         while self.step < steps and not self._stopping:
             await self._train_one()
+
+    def state(self) -> dict[str, int]:
+        """Plain values from which `restore` goes on; to be taken between steps."""
+        return {
+            "step": self.step,
+            "incarnation": self.version.incarnation,
+            "n": self.version.n,
+            "set_aside": self.set_aside,
+        }
+
+    def restore(self, state: Mapping[str, int]) -> None:
+        """Go on where `state` was taken, as a new incarnation: no version names two weights."""
+        self.step = state["step"]
+        self.version = Version(state["incarnation"] + 1, state["n"])
+        self.set_aside = state["set_aside"]
 
     async def _train_one(self) -> None:
         metrics: dict[str, float] = {}

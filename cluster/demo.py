@@ -1,0 +1,153 @@
+"""`o3rl demo`: the whole story by the commands that real data use, and a report at the end.
+
+    data synth → data import → sft → train → evaluate base, sft, rl → report, curves, pages
+
+Each stage has a budget of seconds on two CPU cores; the report holds what each took.
+"""
+
+import argparse
+import asyncio
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from rich.console import Console
+
+from cluster.configs import load_named, model_path, of_model, start_of_sft
+from cluster.data import import_table, write_synthetic
+from o3rl.config import Run, as_yaml
+
+BUDGET = {"synth": 60, "import": 15, "sft": 120, "rl": 360, "evaluate": 150, "report": 15}
+FILES = {"sft": "STGR-SFT.json", "rl": "STGR-RL.json", "held-out": "STGR-held-out.json"}
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run every stage; what an earlier run left in the folder is removed first."""
+    overrides = [f"folder={options.folder}", f"seed={options.seed}", *options.overrides]
+    config = load_named(options.config, overrides)
+    folder = Path(config.folder)
+    if folder.exists():
+        if not (folder / "demo.yaml").is_file():
+            raise ValueError(f"{folder} is there and no earlier demo's; name another --folder")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    (folder / "demo.yaml").write_text(as_yaml(config))
+    console = Console()
+    clock = Clock(console)
+    with clock.stage("synth"):
+        _synthesise(folder / "data", config.seed)
+    with clock.stage("import"):
+        _import(config, console)
+    from cluster.session import ray_session
+
+    with ray_session(config.cluster):
+        report, pages = asyncio.run(_learn(config, clock))
+    with clock.stage("report"):
+        _report(config, report, pages, clock, console)
+    return 0
+
+
+class Clock:
+    """Times the stages and says how they compare with their budgets."""
+
+    def __init__(self, console: Console):
+        self.seconds: dict[str, float] = {}
+        self._console = console
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Announce, run and time one stage."""
+        self._console.rule(f"[bold]{name}[/] (budget {BUDGET[name]} s)", align="left")
+        began = perf_counter()
+        yield
+        self.seconds[name] = perf_counter() - began
+        over = "" if self.seconds[name] <= BUDGET[name] else " [yellow]over its budget[/]"
+        self._console.print(f"{name}: {self.seconds[name]:.0f} s{over}")
+
+
+def _synthesise(out: Path, seed: int) -> None:
+    from o3rl.synth.dataset import Size, write_dataset
+    from o3rl.synth.questions import Teacher
+
+    write_synthetic(out, Size(), seed=seed, teacher=Teacher(), write=write_dataset)
+
+
+def _import(config: Run, console: Console) -> None:
+    from o3rl.stgr import import_file
+
+    folder = Path(config.folder)
+    for name, file in FILES.items():
+        source = folder / "data" / file
+        report = import_file(source, folder / "rows" / name, media=Path(config.data.media))
+        console.print(import_table(report))
+
+
+async def _learn(config: Run, clock: Clock) -> tuple[dict[str, Any], list[Any]]:
+    """SFT, RL and the evaluation of base, SFT and RL; returns the report and the pages."""
+    from cluster.evaluate import evaluate
+    from cluster.sft import sft
+    from cluster.train import train
+    from o3rl import report
+    from o3rl.store import read_rows
+
+    with clock.stage("sft"):
+        cold = await sft(start_of_sft(config))
+    with clock.stage("rl"):
+        trained = await train(of_model(config, str(cold.model)))
+    with clock.stage("evaluate"):
+        models = {
+            "base": model_path(config.sft.start),
+            "sft": str(cold.model),
+            "rl": str(trained.model),
+        }
+        rows = read_rows(config.data.validation)
+        folder = Path(config.folder) / "evaluation"
+        found = await evaluate(config, models, rows, folder=folder)
+    built = report.build(
+        {name: each.modes for name, each in found.items()},
+        seconds=clock.seconds,
+        steps={"sft": cold.steps, "rl": trained.steps},
+        samples={"sft": cold.samples, "rl": trained.samples},
+        tokens={"sft": cold.tokens, "rl": trained.tokens},
+        seed=config.seed,
+        config=as_yaml(config),
+    )
+    return built, [each.page for each in found.values() if each.page]
+
+
+def _report(
+    config: Run, report: dict[str, Any], pages: list[Any], clock: Clock, console: Console
+) -> None:
+    """Write report.json, curves.png and index.html; print the table and where to look."""
+    from o3rl import curves
+    from o3rl.pages import write_index
+    from o3rl.report import table, write
+    from o3rl.tracking import how_to_open
+
+    folder = Path(config.folder)
+    write(folder / "report.json", report)
+    curves.draw(folder / "rl" / "metrics.jsonl", folder / "curves.png", title=config.name)
+    write_index(
+        folder / "index.html",
+        f"{config.name}: what the model learned",
+        pages,
+        report=report,
+        curves=folder / "curves.png",
+    )
+    console.print(table(report))
+    total = sum(clock.seconds.values())
+    database = config.tracking.uri or f"sqlite:///{(folder / 'mlflow.db').absolute()}"
+    program = "" if shutil.which("mlflow") else f"{Path(sys.executable).parent}/"
+    console.print(f"{total:.0f} s in all. Where to look:", highlight=False)
+    for what, where in (
+        ("evidence", folder / "index.html"),
+        ("curves", folder / "curves.png"),
+        ("numbers", folder / "report.json"),
+        ("MLflow", f"{program}{how_to_open(database)}"),
+        ("ask it", f"o3rl answer VIDEO QUESTION --model {folder / 'rl' / 'model'}"),
+    ):
+        console.print(f"  {what:9} {where}", highlight=False, soft_wrap=True)

@@ -1,0 +1,160 @@
+"""The distributed program: which services a stage needs, started in order and ended in any case.
+
+    media ── frames by key ──► rollouts, learner        store ◄── weights ── learner
+    store ── weights ──► rollouts                       scorers: rewards by part
+
+Handles are wired here and nowhere else; what uses them sees the protocols of `o3rl`.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import AutoConfig
+
+from actors.rollout import RolloutPool
+from cluster.frames import AsyncMedia
+from cluster.media import Media, start_media
+from cluster.store import WeightStore, start_store
+from learners.group import LearnerGroup
+from learners.schedule import Optimisation
+from learners.worker import LearnerSettings
+from o3rl.boxes import BoxConvention, convention_of
+from o3rl.config import Run
+from o3rl.flow import Failure, Group, Prompt, ScoredGroup, Version
+from o3rl.source import source_digest
+from rewards.pool import ScorerPool
+
+STORE_SECONDS = 120.0  # limit for one bucket to or from the weight store
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """The rollout pool as loop and evaluation use it."""
+
+    pool: RolloutPool
+
+    async def sample(self, prompt: Prompt) -> Group | Failure:
+        """A group for training."""
+        return await self.pool.sample(prompt)
+
+    async def answer(self, prompt: Prompt, *, samples: int, temperature: float) -> Group | Failure:
+        """Answers outside training."""
+        return await self.pool.evaluate(prompt, temperature=temperature, n=samples)
+
+    async def load(self, version: Version) -> dict[str, float]:
+        """Every replica takes `version`; the slowest one's seconds are reported."""
+        reports = await self.pool.load(version)
+        if not reports:  # all hold it already
+            return {}
+        return {
+            "sync/fetch_seconds": max(report.seconds_fetch for report in reports),
+            "sync/stall_seconds": max(report.seconds_stalled for report in reports),
+            "sync/replicas": len(reports),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Learning:
+    """The learner group as the loop uses it: what it refused is counted among its metrics."""
+
+    group: LearnerGroup
+
+    async def update(self, groups: Sequence[ScoredGroup]) -> dict[str, float]:
+        """Learn from one batch."""
+        metrics = await self.group.update(groups)
+        return metrics | {"learn/refused": len(self.group.failures)}
+
+    async def publish(self, version: Version) -> dict[str, float]:
+        """Make the weights available as `version`."""
+        return await self.group.publish(version)
+
+    async def save(self, folder: Path) -> None:
+        """State to go on from."""
+        await self.group.save(folder)
+
+    async def export(self, folder: Path) -> None:
+        """A Hugging Face folder."""
+        await self.group.export(folder)
+
+
+def box_convention(path: str) -> BoxConvention:
+    """How the model at `path` writes boxes; ValueError for a family that nobody taught us."""
+    return convention_of(model_type(path))
+
+
+def model_type(path: str) -> str:
+    """`qwen2_5_vl` and the like, from the model's own config."""
+    return AutoConfig.from_pretrained(path).model_type
+
+
+class Services:
+    """Starts services of a run on demand; all that were started end with the block."""
+
+    def __init__(self, run: Run, folder: Path, stack: AsyncExitStack):
+        self._run = run
+        self._folder = folder
+        self._stack = stack
+
+    def media(self) -> AsyncMedia:
+        """The media actor."""
+        seconds = 2 * self._run.frames.decode_seconds + 60
+        handle = start_media(
+            Path(self._run.data.media), self._run.frames, folder=self._folder, seconds=seconds
+        )
+        self._stack.callback(handle.close)
+        return AsyncMedia(handle)
+
+    def store(self) -> WeightStore:
+        """The weight store."""
+        store = start_store(self._folder / "weights", seconds=STORE_SECONDS)
+        self._stack.callback(store.close)
+        return store
+
+    def scorers(self) -> ScorerPool:
+        """The scorer pool."""
+        pool = ScorerPool(
+            self._run.rewards,
+            model_type=model_type(self._run.model.path),
+            source=source_digest(),
+            start_seconds=self._run.cluster.start_seconds,
+        )
+        self._stack.push_async_callback(pool.close)
+        return pool
+
+    def rollouts(self, media: Media, store: WeightStore | None) -> RolloutPool:
+        """The rollout pool, to be started; it serves once it has loaded or adopted weights."""
+        pool = RolloutPool(
+            self._run.model,
+            sampling=self._run.sampling,
+            rollouts=self._run.rollouts,
+            fetch=media.frames,
+            source=store,
+            seed=self._run.seed,
+        )
+        self._stack.push_async_callback(pool.close)
+        return pool
+
+    def learner(
+        self, media: Media, store: WeightStore | None, *, optimisation: Optimisation
+    ) -> LearnerGroup:
+        """The learner group, to be started."""
+        settings = LearnerSettings(
+            model=self._run.model,
+            learning=self._run.learning,
+            optimisation=optimisation,
+            seed=self._run.seed,
+            on_gpu=self._run.cluster.gpus_per_rank > 0,
+        )
+        group = LearnerGroup(settings, self._run.cluster, fetch=media.frames, sink=store)
+        self._stack.push_async_callback(group.close)
+        return group
+
+
+@asynccontextmanager
+async def services(run: Run, folder: Path) -> AsyncIterator[Services]:
+    """`Services` of a stage whose own files lie in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    async with AsyncExitStack() as stack:
+        yield Services(run, folder, stack)

@@ -1,0 +1,129 @@
+"""`o3rl sft`: the cold start, on rows with reasoning. Everything lies in `FOLDER/sft`.
+
+The next batch's frames are decoded while this one trains. A row whose media cannot be read is
+skipped and counted; the next row takes its place.
+"""
+
+import argparse
+import asyncio
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from cluster.configs import load_named, start_of_sft
+from o3rl.config import Run
+from o3rl.flow import Failure, Prompt, Row
+
+logger = logging.getLogger(__name__)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Check the configuration, then train."""
+    config = start_of_sft(load_named(options.config, options.overrides))
+    from cluster.session import ray_session
+
+    with ray_session(config.cluster):
+        trained = asyncio.run(sft(config))
+    sys.stdout.write(f"{trained.steps} steps; the model is in {trained.model}\n")
+    return 0
+
+
+async def sft(config: Run) -> Any:
+    """Train `config` in a started Ray session; returns what it trained.
+
+    Raises ValueError where rows have no reasoning, media cannot be read at all, or the model cannot
+    be used.
+    """
+    from cluster.progress import bar
+    from cluster.services import services
+    from cluster.tracked import tracked
+    from cluster.train import Trained
+    from learners.schedule import Optimisation
+    from o3rl.store import read_rows
+
+    began = perf_counter()
+    folder = Path(config.folder) / "sft"
+    rows = read_rows(config.sft.rows, limit=config.data.max_rows)
+    _require_reasoning(rows, config.sft.rows)
+    steps = config.sft.steps or max(1, config.sft.epochs * len(rows) // config.sft.batch)
+    tokens = samples = 0
+    with tracked(config, folder, stage="sft") as tracker, bar("cold start", steps) as show:
+        async with services(config, folder) as start:
+            media = start.media()
+            optimisation = Optimisation.of_sft(config.sft, batches=steps)
+            group = start.learner(media.media, None, optimisation=optimisation)
+            await group.start()
+            feed = Feed(rows, media, seed=config.seed, batch=config.sft.batch)
+            coming = asyncio.create_task(feed.next())
+            try:
+                for step in range(1, steps + 1):
+                    batch = await coming
+                    coming = asyncio.create_task(feed.next())
+                    metrics = await group.sft_step(batch)
+                    tokens += int(metrics["learner/tokens"])
+                    samples += len(batch) - len(group.failures)
+                    metrics["rows/skipped"] = feed.skipped
+                    metrics["rows/refused"] = len(group.failures)
+                    tracker.log(_named(metrics), step=step)
+                    show(step, f"loss {metrics['loss']:.3f}")
+            finally:
+                coming.cancel()
+            await group.export(folder / "model")
+    return Trained(folder / "model", steps, samples, tokens, perf_counter() - began)
+
+
+class Feed:
+    """Batches of prompts in a seeded order, epoch after epoch."""
+
+    def __init__(self, rows: Sequence[Row], media: Any, *, seed: int, batch: int):
+        from o3rl.order import RowOrder
+
+        self.skipped = 0
+        self._rows = rows
+        self._order = RowOrder([row.task for row in rows], seed)
+        self._media = media
+        self._batch = batch
+        self._number = 0
+
+    async def next(self) -> list[Prompt]:
+        """The next batch. Raises ValueError when every row's media fails."""
+        batch: list[Prompt] = []
+        failed = 0
+        while len(batch) < self._batch:
+            indices = self._order.take(self._batch - len(batch))
+            prepared = await asyncio.gather(
+                *(self._media.prepare(self._rows[i], training=True) for i in indices)
+            )
+            for index, result in zip(indices, prepared, strict=True):
+                row = self._rows[index]
+                if isinstance(result, Failure):
+                    self.skipped += 1
+                    failed += 1
+                    logger.warning("row %s is skipped: %s", row.id, result.reason)
+                    continue
+                plan, key = result
+                batch.append(Prompt(self._number, row, plan, key, progress=0.0))
+                self._number += 1
+            if failed >= len(self._rows):
+                raise ValueError(
+                    f"the media of all {len(self._rows)} rows cannot be read; is data.media the "
+                    "folder that the rows' paths start from?"
+                )
+        return batch
+
+
+def _named(metrics: dict[str, float]) -> dict[str, float]:
+    """The loss under the name by which the curves know it."""
+    return {"sft/loss" if name == "loss" else name: value for name, value in metrics.items()}
+
+
+def _require_reasoning(rows: Sequence[Row], where: str) -> None:
+    without = [row.id for row in rows if row.reasoning is None]
+    if without:
+        raise ValueError(
+            f"{len(without)} of {len(rows)} rows of {where} have no reasoning_process, for "
+            f"instance {without[0]!r}; sft.rows must be STGR-CoT"
+        )

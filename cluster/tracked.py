@@ -1,0 +1,40 @@
+"""A stage's tracker: made from the configuration, closed with how the stage ended."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from o3rl.config import Run, as_yaml
+from o3rl.files import write_text
+from o3rl.tracking import MlflowTracker
+
+
+@contextmanager
+def tracked(run: Run, folder: Path, *, stage: str) -> Iterator[MlflowTracker]:
+    """The tracker of one stage, whose own files lie in `folder`; config.yaml is written there.
+
+    All stages of a run share one MLflow database, by default `mlflow.db` in the run's folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "config.yaml", as_yaml(run))
+    database = Path(run.folder).absolute() / "mlflow.db"
+    tracker = MlflowTracker(
+        folder,
+        uri=run.tracking.uri or f"sqlite:///{database}",
+        experiment=run.tracking.experiment,
+        name=f"{run.name}-{stage}",
+        tags={"stage": stage},
+    )
+    status = "FAILED"
+    try:
+        tracker.params(asdict(run))
+        tracker.artifact(folder / "config.yaml", "")
+        yield tracker
+        status = "FINISHED"
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        status = "KILLED"
+        raise
+    finally:
+        tracker.close(status)
