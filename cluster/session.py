@@ -1,6 +1,7 @@
 """One Ray session: started on this machine or joined, and ended with all that it started."""
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,6 +18,8 @@ def ray_session(cluster: Cluster) -> Iterator[None]:
 
     A Ray that was started here is stopped at the end, whatever ended the block.
     """
+    if not cluster.gpus_per_rank:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed looks at its first import
     if cluster.address:
         ray.init(address=cluster.address, log_to_driver=False)
     else:

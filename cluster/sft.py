@@ -8,7 +8,7 @@ import argparse
 import asyncio
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -57,20 +57,14 @@ async def sft(config: Run) -> Any:
             group = start.learner(media.media, None, optimisation=optimisation)
             await group.start()
             feed = Feed(rows, media, seed=config.seed, batch=config.sft.batch)
-            coming = asyncio.create_task(feed.next())
-            try:
-                for step in range(1, steps + 1):
-                    batch = await coming
-                    coming = asyncio.create_task(feed.next())
-                    metrics = await group.sft_step(batch)
-                    tokens += int(metrics["learner/tokens"])
-                    samples += len(batch) - len(group.failures)
-                    metrics["rows/skipped"] = feed.skipped
-                    metrics["rows/refused"] = len(group.failures)
-                    tracker.log(_named(metrics), step=step)
-                    show(step, f"loss {metrics['loss']:.3f}")
-            finally:
-                coming.cancel()
+            async for step, batch in ahead(feed, steps):
+                metrics = await group.sft_step(batch)
+                tokens += int(metrics["learner/tokens"])
+                samples += len(batch) - len(group.failures)
+                metrics["rows/skipped"] = feed.skipped
+                metrics["rows/refused"] = len(group.failures)
+                tracker.log(_named(metrics), step=step)
+                show(step, f"loss {metrics['loss']:.3f}")
             await group.export(folder / "model")
     return Trained(folder / "model", steps, samples, tokens, perf_counter() - began)
 
@@ -113,6 +107,19 @@ class Feed:
                     "folder that the rows' paths start from?"
                 )
         return batch
+
+
+async def ahead(feed: Feed, steps: int) -> AsyncIterator[tuple[int, list[Prompt]]]:
+    """(step from 1, its batch); the next batch is prepared while this one is used."""
+    coming = asyncio.create_task(feed.next())
+    try:
+        for step in range(1, steps + 1):
+            batch = await coming
+            if step < steps:
+                coming = asyncio.create_task(feed.next())
+            yield step, batch
+    finally:
+        coming.cancel()
 
 
 def _named(metrics: dict[str, float]) -> dict[str, float]:
