@@ -188,7 +188,7 @@ def _interval(rng: Random, asked: Asked, record: dict[str, Any], teacher: Teache
         for number in (first, last)
     )
     truth = [round(edge, 2) for edge in asked.thing.seen]
-    record["answer"] = str(said if teacher is not PERFECT else truth)
+    record["answer"] = str(said if teacher != PERFECT else truth)
     if rng.random() < teacher.no_evidence:
         return f"Frames {first + 1} to {last + 1} show the {asked.name}."
     return (
@@ -203,7 +203,7 @@ def _visual(rng: Random, asked: Asked, record: dict[str, Any], teacher: Teacher)
     record["question"] = f"Where is the {asked.name}?"
     box = _clipped(asked.thing.box(0.0))
     said = teacher.box(rng, box)
-    answer = _pixels(said if teacher is not PERFECT else box, asked.scene.size)
+    answer = _pixels(said if teacher != PERFECT else box, asked.scene.size)
     record["answer"] = f"<obj>{asked.name}</obj><box>{answer}</box>"
     if rng.random() < teacher.no_evidence:
         return _told(asked)
