@@ -84,6 +84,12 @@ def _demo(commands) -> None:
     demo.add_argument("--seed", type=int, default=0, help="of data and training (default 0)")
     demo.add_argument("--folder", type=Path, default=Path("runs/demo"), help="for all it makes")
     demo.add_argument("--config", default="tiny_demo", help="CONFIG to train with")
+    demo.add_argument(
+        "--videos",
+        type=int,
+        default=160,
+        help="training videos (default 160); held-out ones and pictures in proportion",
+    )
     _overrides(demo)
 
 

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from cluster.configs import load_named, model_path, of_model, start_of_sft
 from cluster.data import import_table, write_synthetic
-from o3rl.config import Run, as_yaml
+from o3rl.config import Run, as_yaml, require
 
 BUDGET = {"synth": 60, "import": 15, "sft": 120, "rl": 360, "evaluate": 150, "report": 15}
 FILES = {"sft": "STGR-SFT.json", "rl": "STGR-RL.json", "held-out": "STGR-held-out.json"}
@@ -27,6 +27,7 @@ FILES = {"sft": "STGR-SFT.json", "rl": "STGR-RL.json", "held-out": "STGR-held-ou
 
 def run(options: argparse.Namespace) -> int:
     """Run every stage; what an earlier run left in the folder is removed first."""
+    require(options.videos >= 8, "--videos", options.videos, "8 or more")
     overrides = [f"folder={options.folder}", f"seed={options.seed}", *options.overrides]
     config = load_named(options.config, overrides)
     folder = Path(config.folder)
@@ -39,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     console = Console()
     clock = Clock(console)
     with clock.stage("synth"):
-        _synthesise(folder / "data", config.seed)
+        _synthesise(folder / "data", config.seed, videos=options.videos)
     with clock.stage("import"):
         _import(config, console)
     from cluster.session import ray_session
@@ -69,11 +70,12 @@ class Clock:
         self._console.print(f"{name}: {self.seconds[name]:.0f} s{over}")
 
 
-def _synthesise(out: Path, seed: int) -> None:
+def _synthesise(out: Path, seed: int, *, videos: int) -> None:
     from o3rl.synth.dataset import Size, write_dataset
     from o3rl.synth.questions import Teacher
 
-    write_synthetic(out, Size(), seed=seed, teacher=Teacher(), write=write_dataset)
+    size = Size(videos, videos * 3 // 4, videos * 3 // 10, videos // 5)
+    write_synthetic(out, size, seed=seed, teacher=Teacher(), write=write_dataset)
 
 
 def _import(config: Run, console: Console) -> None:
