@@ -28,7 +28,9 @@ what is missing on this machine:  o3rl doctor
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
+    if rest:
+        _add_overrides(options, rest)
     if "handler" not in options:
         options.parser.print_help()
         return 2
@@ -225,6 +227,14 @@ def _overrides(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="for instance loop.steps=100"
     )
+
+
+def _add_overrides(options: argparse.Namespace, rest: list[str]) -> None:
+    """Take up `key=value` that came after an option, which argparse leaves over."""
+    wrong = [item for item in rest if "=" not in item or item.startswith("-")]
+    if wrong or "overrides" not in options:
+        options.parser.error(f"unrecognized arguments: {' '.join(wrong or rest)}")
+    options.overrides = [*options.overrides, *rest]
 
 
 def _quieten() -> None:
