@@ -61,6 +61,11 @@ class Learning:
 
     group: LearnerGroup
 
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """What the latest update refused to train."""
+        return self.group.failures
+
     async def update(self, groups: Sequence[ScoredGroup]) -> dict[str, float]:
         """Learn from one batch."""
         metrics = await self.group.update(groups)

@@ -44,7 +44,12 @@ class Scorers(Protocol):
 
 
 class Learner(Protocol):
-    """The learner group."""
+    """The learner group. `failures` are the groups that the latest update refused to train."""
+
+    @property
+    def failures(self) -> Sequence[Failure]:
+        """By group number, with the reason."""
+        ...
 
     async def update(self, groups: Sequence[ScoredGroup]) -> Mapping[str, float]:
         """Learn from one batch, in mini-batches; returns metrics."""
@@ -130,13 +135,23 @@ class Loop:
                 metrics |= await self._learner.update(self._shuffle(groups))
             self.step += 1
             self.version = Version(self.version.incarnation, self.version.n + 1)
-            self._ledger.train((g.group.prompt for g in groups), self.version)
+            self._enter(groups)
             await self._hand_over(metrics)
         metrics |= batch_metrics(groups, self.version)
         metrics["prompts/skipped"] = self._admission.skipped
         metrics["prompts/set_aside"] = self.set_aside
         for observer in self._observers:
             await observer.stepped(self.step, self.version, groups, metrics)
+
+    def _enter(self, groups: Sequence[ScoredGroup]) -> None:
+        """What became of each prompt of the batch, into the ledger."""
+        refused = {failure.group: failure.reason for failure in self._learner.failures}
+        prompts = [group.group.prompt for group in groups]
+        self._ledger.train((p for p in prompts if p.group not in refused), self.version)
+        for prompt in prompts:
+            if prompt.group in refused:
+                self.set_aside += 1
+                self._ledger.set_aside(prompt, f"refused by the learner: {refused[prompt.group]}")
 
     async def _hand_over(self, metrics: dict[str, float]) -> None:
         with timed("seconds/sync", metrics):

@@ -71,9 +71,13 @@ class Learner:
     def __init__(self):
         self.batches: list[list[Prompt]] = []
         self.published: list[Version] = []
+        self.failures: tuple[Failure, ...] = ()
+        self.refuses: set[int] = set()
 
     async def update(self, groups):
         self.batches.append([each.group.prompt for each in groups])
+        numbers = [each.group.prompt.group for each in groups]
+        self.failures = tuple(Failure(n, -1, "frames differ") for n in numbers if n in self.refuses)
         return {"loss": 0.5}
 
     async def publish(self, version: Version):
@@ -371,3 +375,25 @@ def test_every_admitted_prompt_is_trained_once_or_set_aside(seed, share, rows, g
     asked = {(p.group, p.attempt) for p in world.sampler.asked}
     assert len(asked) == len(world.sampler.asked)
     assert sum(entry.attempts for entry in entries.values()) == len(asked) or not whole
+
+
+def test_a_group_that_the_learner_refuses_is_set_aside_not_trained():
+    world = World()
+    world.learner.refuses = {2}
+    world.run(1)
+    by_group = {entry.group: entry for entry in world.ledger.entries()}
+    assert [by_group[group].outcome for group in range(4)] == [
+        "trained",
+        "trained",
+        "set aside",
+        "trained",
+    ]
+    assert by_group[2].reason == "refused by the learner: frames differ"
+    assert world.loop.set_aside == 1
+
+
+def test_a_restored_loop_is_a_new_incarnation():
+    first = World().run(1)
+    second = World()
+    second.loop.restore(first.loop.state())
+    assert (second.loop.step, second.loop.version) == (1, Version(1, 1))
