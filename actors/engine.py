@@ -20,16 +20,18 @@ import numpy as np
 from transformers import AutoTokenizer
 from vllm import SamplingParams, TokensPrompt
 from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
-from vllm.exceptions import VLLMValidationError
+from vllm.exceptions import GracefulHTTPError, VLLMClientError
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+from vllm.v1.engine.utils import CoreEngineProcManager
 
 from actors.outcome import EngineBroken, Loaded
 from actors.requests import only, parameters, request, rollout, seed_of, update_info
 from actors.settings import engine_arguments, engine_environment
 from actors.staging import staged
+from actors.watch import Processes
 from o3rl.config import Model, Rollouts, Sampling
 from o3rl.flow import Failure, Group, Prompt, Rollout, Version
 from o3rl.media import digest
@@ -49,17 +51,28 @@ class Engine:
         self.version: Version | None = None  # None: no weights were loaded or adopted yet
         with engine_environment(rollouts):
             self._llm = AsyncLLM.from_engine_args(engine_arguments(model, rollouts=rollouts))
+        manager = self._llm.engine_core.resources.engine_manager
+        assert isinstance(manager, CoreEngineProcManager)
+        self._processes = Processes()
+        self._processes.add(process.pid for process in manager.processes if process.pid)
         self._tokenizer = AutoTokenizer.from_pretrained(model.path)
         self._forbidden = self._tokenizer.convert_tokens_to_ids(list(PLACEHOLDERS))
         vision = self._llm.model_config.hf_config.vision_config
         self._factor = vision.patch_size * vision.spatial_merge_size  # pixels a side of a token
         self._serving = asyncio.Event()
         self._update = asyncio.Lock()
+        self._rendering = asyncio.Lock()
         self._numbers = itertools.count()
         self._broken = ""
 
+    @property
+    def running(self) -> int:
+        """Samples that vLLM has not finished."""
+        return self._llm.get_num_unfinished_requests()
+
     async def warm_up(self) -> None:
         """One short request, so that the first real one is not the slow one."""
+        self._processes.add(await self._llm.collective_rpc("o3rl_pid"))
         settings = SamplingParams(max_tokens=2, output_kind=RequestOutputKind.FINAL_ONLY)
         await self._request(TokensPrompt(prompt_token_ids=[0, 1, 2]), settings)
 
@@ -139,6 +152,7 @@ class Engine:
         self._broken = self._broken or "it was closed"
         self._serving.set()
         await asyncio.to_thread(self._llm.shutdown, CLOSE_SECONDS)
+        await asyncio.to_thread(self._processes.kill, CLOSE_SECONDS)  # under load it leaves workers
 
     async def _replace(self, manifest: Manifest, paths: Sequence[Path]) -> dict[str, int]:
         """Pause, update bucket by bucket, resume; running requests go on under the new weights."""
@@ -221,12 +235,17 @@ class Engine:
         )
         try:
             return await self._request(asked, settings)
-        except (EngineGenerateError, VLLMValidationError) as error:
+        except (EngineGenerateError, VLLMClientError, GracefulHTTPError) as error:
             return Failure(group, index, f"{type(error).__name__}: {error.__cause__ or error}")
 
     async def _request(self, asked: TokensPrompt, settings: SamplingParams) -> RequestOutput:
+        """Render and run. One at a time is rendered, and sent on without another step between: the
+        image caches of front end and engine must see requests in the same order, or they disagree.
+        """
         try:
-            stream = self._llm.generate(asked, settings, str(next(self._numbers)))
+            async with self._rendering:
+                [ready] = await self._llm.renderer.render_cmpl_async([asked])
+            stream = self._llm.generate(ready, settings, str(next(self._numbers)))
             [output] = [output async for output in stream]
         except EngineDeadError as error:
             self._broken = "vLLM's engine process ended"

@@ -11,6 +11,7 @@ model is part old, part new: the engine must not serve again.
 """
 
 import mmap
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,10 @@ class WorkerExtension:
         """
         model = self.get_model()  # pyright: ignore[reportAttributeAccessIssue]
         return name_problems(model, names)
+
+    def o3rl_pid(self) -> int:
+        """Of the worker's process."""
+        return os.getpid()
 
     def o3rl_transfer_report(self) -> dict[str, int]:
         """Of the last finished update."""

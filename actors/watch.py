@@ -10,6 +10,9 @@ import os
 import select
 import signal
 import threading
+import time
+from collections.abc import Iterable
+from contextlib import suppress
 
 OWNER = "O3RL_ENGINE_OWNER"  # pid, in the environment of the owner's descendants
 
@@ -32,6 +35,33 @@ def die_with_owner() -> None:
         target=_wait, args=(descriptor, parent, owner), name="die-with-owner", daemon=True
     )
     wait.start()
+
+
+class Processes:
+    """Processes to be ended for certain, held by descriptors: their numbers may be reused."""
+
+    def __init__(self):
+        self._descriptors: list[int] = []
+
+    def add(self, pids: Iterable[int]) -> None:
+        """Those of `pids` that live."""
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                self._descriptors.append(os.pidfd_open(pid))
+
+    def kill(self, seconds: float) -> None:
+        """End them all. Raises TimeoutError if one is still there after `seconds`."""
+        deadline = time.monotonic() + seconds
+        for descriptor in self._descriptors:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        for descriptor in self._descriptors:
+            poll = select.poll()
+            poll.register(descriptor, select.POLLIN)
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                raise TimeoutError(f"a process of vLLM did not end within {seconds:.0f} s")
+            os.close(descriptor)
+        self._descriptors = []
 
 
 def _wait(descriptor: int, parent: int, owner: int) -> None:

@@ -57,9 +57,9 @@ class MediaActor:
             if key in self._held:
                 self._held.move_to_end(key)
                 return [self._held[key][0]]
-            if key in self._planned:
-                row, plan = self._planned[key]
-                self._cache.remember(row, plan, key)
+            planned = self._planned.get(key)
+        if planned is not None:
+            self._cache.remember(*planned, key)
         pixels = self._cache.frames(key)
         reference = ray.put(pixels)
         with self._lock:

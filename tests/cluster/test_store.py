@@ -1,0 +1,108 @@
+"""The weight store: its mirror by itself, and the actor on a local Ray."""
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from cluster.store import Mirror, WeightStore, start_store
+from o3rl.flow import Version
+from o3rl.weights import Manifest, RawTensor, pack, publish, verify
+
+V1, V2, V3 = Version(0, 1), Version(0, 2), Version(1, 3)
+
+
+def weights(fill: int) -> dict[str, RawTensor]:
+    names = ("l.0.q", "l.0.k", "l.1.q", "norm.w")
+    return {name: RawTensor(name, "float32", (64,), bytes([fill]) * 256) for name in names}
+
+
+def test_the_mirror_gives_back_what_was_written_whole(tmp_path):
+    mirror = Mirror(tmp_path / "weights")
+    assert mirror.versions() == []
+    bucket, payload = pack(0, list(weights(1).values()))
+    mirror.put(V2, bucket, np.frombuffer(payload, dtype=np.uint8))
+    [(back, bytes_back)] = mirror.buckets(V2)
+    assert back == bucket
+    assert bytes_back.tobytes() == payload
+    assert not mirror.is_complete(V2)
+    mirror.commit(Manifest(V2, (bucket,)))
+    assert mirror.is_complete(V2)
+    mirror.put(V3, bucket, np.frombuffer(payload, dtype=np.uint8))
+    (tmp_path / "weights" / str(V3) / "00000.json").unlink()  # as if killed before the entries
+    assert mirror.buckets(V3) == []
+    assert mirror.versions() == [V2, V3]
+    mirror.drop(V2)
+    assert mirror.versions() == [V3]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture
+def store(cluster, tmp_path):
+    assert cluster.is_initialized()
+    started = start_store(tmp_path / "weights", seconds=60)
+    yield started
+    started.close()
+
+
+@pytest.mark.e2e
+def test_what_is_published_can_be_pulled(store):
+    with pytest.raises(LookupError, match="no weights were published"):
+        store.manifest()
+    manifest = publish(weights(1), store, version=V1, limit=700)
+    assert store.manifest() == manifest
+    assert len(manifest.buckets) == 2
+    for bucket in manifest.buckets:
+        assert verify(bucket, store.payload(V1, bucket.index))
+    with pytest.raises(ValueError, match="not newer"):
+        store.put(V1, manifest.buckets[0], b"")
+
+
+@pytest.mark.e2e
+def test_two_versions_are_kept_in_memory_and_on_disk(store, tmp_path):
+    for fill, version in enumerate((V1, V2, V3)):
+        publish(weights(fill), store, version=version, limit=700)
+    with pytest.raises(LookupError, match=r"0\.1 are not held"):
+        store.manifest(V1)
+    assert store.manifest().version == V3
+    assert Mirror(tmp_path / "weights").versions() == [V2, V3]
+
+
+@pytest.mark.e2e
+def test_a_killed_store_goes_on_from_its_mirror(cluster, store):
+    publish(weights(1), store, version=V1, limit=700)
+    bucket, payload = pack(0, list(weights(2).values()))
+    store.put(V2, bucket, payload)  # acknowledged, not committed
+
+    pid = cluster.get(store.actor.pid.remote(), timeout=60)
+    os.kill(pid, signal.SIGKILL)
+    time.sleep(0.5)
+
+    manifest = store.manifest()
+    assert manifest.version == V1
+    tensors = verify(manifest.buckets[0], store.payload(V1, 0))
+    assert bytes(tensors["l.0.q"].data) == b"\1" * 256
+    store.commit(Manifest(V2, (bucket,)))
+    assert verify(bucket, store.payload(V2, 0))
+    assert cluster.get(store.actor.pid.remote(), timeout=60) != pid
+
+
+@pytest.mark.e2e
+def test_a_store_that_does_not_answer_is_named(cluster, store):
+    pid = cluster.get(store.actor.pid.remote(), timeout=60)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(TimeoutError, match="weight store: no answer to manifest within 1 s"):
+            WeightStore(store.actor, 1.0).manifest()
+    finally:
+        os.kill(pid, signal.SIGCONT)
