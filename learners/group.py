@@ -51,6 +51,10 @@ class _Rank:
         self._rank = rank
         self._worker: RankWorker | None = None
 
+    def pid(self) -> int:
+        """Of this rank's process."""
+        return os.getpid()
+
     def address(self) -> tuple[str, int]:
         """This node's address and a port that is free on it."""
         host = ray.util.get_node_ip_address()
@@ -227,7 +231,6 @@ class LearnerGroup:
         return (
             ray.remote(_Rank)
             .options(
-                name=None,
                 num_cpus=self._cluster.cpus_per_rank,
                 num_gpus=gpus,
                 max_restarts=0,

@@ -1,9 +1,10 @@
-"""A tiny policy on disk, prompts with frames, groups sampled by it, and one rank in this process."""
+"""A tiny policy on disk, prompts with frames, groups that it sampled, one rank in this process."""
 
 import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ import torch
 from learners import tiny
 from learners.inputs import Reader
 from learners.policy import load_policy, load_processor
+from learners.schedule import Optimisation
 from learners.shared_prefix import PackedPolicy, Segment, pack
+from learners.worker import LearnerSettings
 from o3rl.advantages import group_advantages
-from o3rl.config import Model, PromptStyle
+from o3rl.config import Learning, Model, PromptStyle, Schedule
 from o3rl.flow import (
     FramePlan,
     Group,
@@ -139,6 +142,36 @@ def groups(model, prompts, frames) -> list[ScoredGroup]:
             )
         )
     return found
+
+
+@pytest.fixture(scope="session")
+def settings(model) -> Callable[..., LearnerSettings]:
+    """Settings of a learner; keywords are fields of `Learning` or, with `model=`, the model."""
+
+    def build(*, model: Model = model, **fields: Any) -> LearnerSettings:
+        learning = Learning(
+            **{
+                "clip_low": 0.05,
+                "clip_high": 0.05,
+                "mini_batches": 2,
+                "rate": 1e-3,
+                "schedule": Schedule.constant,
+                "seconds": 60.0,
+            }
+            | fields
+        )
+        return LearnerSettings(
+            model, learning, Optimisation.of_learning(learning, batches=10), seed=0, on_gpu=False
+        )
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def reader(model) -> Reader:
+    return Reader.of(
+        load_policy(model), load_processor(model), style=model.prompt_style, max_tokens=4096
+    )
 
 
 @pytest.fixture(scope="session")

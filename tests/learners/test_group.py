@@ -1,0 +1,141 @@
+"""The learner on Ray: two ranks do what one does, and what befalls them has a name."""
+
+import asyncio
+import os
+import pickle
+import signal
+from dataclasses import replace
+
+import pytest
+import ray
+import torch
+from folder_sink import FolderSink
+from safetensors.torch import load, load_file
+
+from learners.group import LearnerGroup, LearnerLost, _all
+from learners.worker import RankWorker
+from o3rl.config import Cluster
+from o3rl.flow import Version
+from o3rl.weights import verify
+
+pytestmark = pytest.mark.e2e
+CLUSTER = Cluster(cpus_per_rank=1, gpus_per_rank=0, start_seconds=240)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray():
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.parametrize("zero", [2, 3])
+@pytest.mark.usefixtures("rank_alone")
+def test_two_ranks_do_what_one_does(zero, settings, groups, prompts, fetch, tmp_path):
+    # Batches of 6 and then 1 group: in the second a rank has nothing and runs dummies.
+    batches = [groups, groups[4:5]]
+    alone = RankWorker(settings(zero=2), fetch)
+    expected = [alone.update([groups[:3], groups[3:]]), alone.update([groups[4:5]])]
+    expected.append(alone.sft_step(prompts))
+    alone.export(tmp_path / "alone")
+
+    async def scenario() -> list[dict[str, float]]:
+        learner = LearnerGroup(
+            settings(zero=zero, ranks=2, seconds=120.0),
+            CLUSTER,
+            fetch=fetch,
+            sink=FolderSink(tmp_path),
+        )
+        await learner.start()
+        try:
+            found = [await learner.update(batch) for batch in batches]
+            await learner.save(tmp_path / "state")
+            found.append(await learner.sft_step(prompts))
+            await learner.export(tmp_path / "together")
+            await learner.restore(tmp_path / "state")
+            again = await learner.sft_step(prompts)
+            assert again["loss"] == found[-1]["loss"]
+            await learner.export(tmp_path / "again")
+            broken = replace(groups[0], group=replace(groups[0].group, frames_digest="0" * 16))
+            published = await learner.publish(Version(0, 1))
+            assert published["sync/bytes"] > 2**20
+            refused = await learner.update([broken, groups[1]])
+            assert refused["learner/refused"] == 1
+            assert [failure.group for failure in learner.failures] == [0]
+            return found
+        finally:
+            await learner.close()
+
+    found = asyncio.run(scenario())
+    for ours, theirs in zip(found, expected, strict=True):
+        for name in ("loss", "gradient/norm", "learner/sequences", "learner/tokens", "entropy"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-6), name
+    together = load_file(tmp_path / "together" / "model.safetensors")
+    started = load_file(tmp_path / "alone" / "model.safetensors")
+    for name, tensor in started.items():
+        # Adam turns rounding into steps where a gradient is all but zero; three steps of 1e-3.
+        assert (together[name] - tensor).abs().mean() < 1e-4, name
+    again = load_file(tmp_path / "again" / "model.safetensors")
+    assert [name for name in again if not torch.equal(again[name], together[name])] == []
+    manifest = pickle.loads((tmp_path / "0.1").read_bytes())
+    for bucket in manifest.buckets:
+        payload = (tmp_path / f"0.1-{bucket.index}").read_bytes()
+        verify(bucket, payload)
+        for name, tensor in load(payload).items():
+            assert torch.equal(tensor, again[name]), name
+
+
+def test_a_dead_rank_is_named_and_others_do_not_hang(settings, groups, fetch):
+    async def scenario() -> None:
+        learner = LearnerGroup(settings(ranks=2, seconds=120.0), CLUSTER, fetch=fetch)
+        await learner.start()
+        try:
+            pid = await learner._ranks[1].pid.remote()
+            updating = asyncio.ensure_future(learner.update(groups))
+            os.kill(pid, signal.SIGKILL)
+            with pytest.raises(LearnerLost, match=r"learner update: rank 1 died"):
+                await updating
+        finally:
+            await learner.close()
+            await learner.close()
+
+    asyncio.run(scenario())
+
+
+def test_no_room_says_what_there_is(settings, fetch):
+    small = Cluster(cpus_per_rank=64, gpus_per_rank=0, start_seconds=1)
+
+    async def scenario() -> None:
+        with pytest.raises(TimeoutError, match=r"no room for 2 learner ranks .* free: CPU 2"):
+            await LearnerGroup(settings(ranks=2), small, fetch=fetch).start()
+
+    asyncio.run(scenario())
+
+
+def test_a_bad_model_path_ends_the_start_with_its_own_error(settings, model, fetch):
+    async def scenario() -> None:
+        missing = replace(model, path="/nowhere/model")
+        learner = LearnerGroup(settings(model=missing), CLUSTER, fetch=fetch)
+        with pytest.raises(Exception, match="/nowhere/model"):
+            await learner.start()
+        assert learner._ranks == []
+
+    asyncio.run(scenario())
+
+
+def test_late_ranks_are_named():
+    @ray.remote(num_cpus=0)
+    def answer(seconds: float) -> None:
+        import time
+
+        time.sleep(seconds)
+
+    async def scenario() -> None:
+        calls = [answer.remote(0), answer.remote(60)]
+        with pytest.raises(
+            LearnerLost, match=r"learner save: no answer within 5 s from ranks \[1\]"
+        ):
+            await _all(calls, what="learner save", seconds=5)
+        ray.cancel(calls[1], force=True)
+
+    asyncio.run(scenario())

@@ -1,0 +1,321 @@
+"""A rank on its own: steps equal plain PyTorch ones, and what trains, skips, repeats and leaves."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from learners.policy import load_policy
+from learners.worker import RankWorker
+from o3rl.config import Objective, OldLogprobs
+from o3rl.flow import Version
+from o3rl.weights import MemoryWeights, unpack
+
+pytestmark = pytest.mark.usefixtures("rank_alone")
+NOW = Version(0, 0)
+
+
+def weights_of(worker: RankWorker) -> dict[str, torch.Tensor]:
+    """What it publishes, as tensors by name."""
+    memory = MemoryWeights()
+    manifest = worker.publish(Version(0, 1), memory)
+    raw = [unpack(memory.payload(manifest.version, bucket.index)) for bucket in manifest.buckets]
+    return {
+        name: torch.frombuffer(bytearray(tensor.data), dtype=getattr(torch, tensor.dtype)).view(
+            tensor.shape
+        )
+        for tensors in raw
+        for name, tensor in tensors.items()
+    }
+
+
+def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def plain_gspo(policy, groups, reader, fetch, clip: float) -> torch.Tensor:
+    """The paper's loss by one plain forward pass a completion; mean over all sequences."""
+    losses = []
+    for scored in groups:
+        prompt = reader.prompt(scored.group.prompt, fetch(scored.group.prompt.media_key))
+        pairs = zip(scored.group.rollouts_G, scored.advantages_G, strict=True)
+        for rollout, advantage in pairs:
+            completion = torch.tensor(rollout.tokens_T)
+            tokens = torch.cat([prompt.tokens_P, completion])[None]
+            logits = policy(
+                input_ids=tokens,
+                pixel_values=prompt.pixels_ND,
+                image_grid_thw=prompt.grid_I3,
+                mm_token_type_ids=(tokens == policy.config.image_token_id).int(),
+            ).logits[0, len(prompt.tokens_P) - 1 : -1]
+            new = logits.log_softmax(-1).gather(1, completion[:, None])[:, 0]
+            s = ((new.sum() - sum(rollout.logprobs_T)) / len(completion)).exp()
+            losses.append(-min(s * advantage, s.clamp(1 - clip, 1 + clip) * advantage))
+    return torch.stack(losses).mean()
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("zero", [2, 3])
+def test_a_step_is_a_plain_adamw_step(zero, settings, model, groups, fetch, reader):
+    # Several passes (260 tokens each), clipping of the norm (about 5) to 1, weight decay.
+    chosen = settings(zero=zero, mini_batches=1, tokens_per_pass=260, weight_decay=0.1)
+    worker = RankWorker(chosen, fetch)
+    metrics = worker.update([groups])
+    assert metrics["learner/passes"] > 1
+    policy = load_policy(model)
+    before = {name: p.detach().clone() for name, p in policy.named_parameters()}
+    loss = plain_gspo(policy, groups, reader, fetch, clip=0.05)
+    loss.backward()
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-3, weight_decay=0.1)
+    norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+    optimizer.step()
+    assert metrics["loss"] == pytest.approx(loss.item(), abs=1e-6)
+    assert metrics["gradient/norm"] == pytest.approx(norm.item(), rel=1e-4)
+    assert norm > 1
+    learned = dict(worker._policy.named_parameters())
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            ours = gathered(learned[name])
+            # Adam's first step is the gradient's sign: where that is noise, so is the step.
+            clear = parameter.grad.abs() > 1e-3 * parameter.grad.abs().max()
+            step, plain_step = (ours - before[name])[clear], (parameter - before[name])[clear]
+            assert (step - plain_step).norm() <= 1e-3 * plain_step.norm(), name
+
+
+def gathered(parameter: torch.nn.Parameter) -> torch.Tensor:
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters([parameter] if hasattr(parameter, "ds_id") else []):
+        return parameter.detach().clone()
+
+
+def test_passes_and_parts_change_nothing(settings, groups, fetch):
+    whole = RankWorker(settings(mini_batches=1), fetch)
+    parts = RankWorker(settings(mini_batches=1, tokens_per_pass=130), fetch)
+    one, many = whole.update([groups]), parts.update([groups])
+    assert one["learner/passes"] == 1
+    assert many["learner/passes"] > 3
+    assert one["learner/sequences"] == many["learner/sequences"]
+    assert many["loss"] == pytest.approx(one["loss"], abs=1e-6)
+    assert many["gradient/norm"] == pytest.approx(one["gradient/norm"], rel=1e-4)
+
+
+def test_same_seed_and_inputs_give_the_same_weights_bit_for_bit(settings, groups, prompts, fetch):
+    found = []
+    for _ in range(2):
+        worker = RankWorker(settings(), fetch)
+        worker.update([groups[:3], groups[3:]], version=NOW)
+        worker.sft_step(prompts)
+        found.append(weights_of(worker))
+    assert_same(*found)
+
+
+def test_restoring_goes_on_bit_for_bit(settings, groups, fetch, tmp_path):
+    worker = RankWorker(settings(), fetch)
+    worker.update([groups[:3], groups[3:]])
+    worker.save(tmp_path / "state")
+    worker.update([groups[:3], groups[3:]])
+    restored = RankWorker(settings(), fetch)
+    restored.restore(tmp_path / "state")
+    assert restored.batches == 1
+    restored.update([groups[:3], groups[3:]])
+    assert_same(weights_of(worker), weights_of(restored))
+
+
+def test_a_state_of_another_layout_is_refused(settings, fetch, tmp_path):
+    RankWorker(settings(zero=2), fetch).save(tmp_path / "state")
+    other = RankWorker(settings(zero=3), fetch)
+    with pytest.raises(ValueError, match=r"saved with learning.zero=2, this run has 3"):
+        other.restore(tmp_path / "state")
+    with pytest.raises(FileNotFoundError, match="no learner state"):
+        other.restore(tmp_path / "nowhere")
+
+
+def test_untouched_policy_shows_its_noise_and_ratio_one(settings, groups, fetch):
+    worker = RankWorker(settings(mini_batches=1), fetch)
+    metrics = worker.update([groups], version=NOW)
+    assert metrics["noise/median"] <= metrics["noise/p95"] < 1e-5
+    assert metrics["ratio/mean"] == pytest.approx(1.0, abs=1e-5)
+    assert metrics["ratio/clipped"] == 0
+    again = worker.update([groups], version=Version(0, 1))
+    assert "noise/median" not in again  # nothing here was sampled by version 0.1
+    assert again["ratio/outside"] > 0
+
+
+def test_recomputed_old_values_make_the_first_ratio_one_and_weigh_the_rest(settings, groups, fetch):
+    worker = RankWorker(settings(old_logprobs=OldLogprobs.recomputed), fetch)
+    worker.update([groups[:3], groups[3:]])
+    metrics = worker.update([groups[:3]], version=NOW)
+    assert metrics["ratio/mean"] == pytest.approx(1.0, abs=1e-5)
+    assert metrics["noise/median"] > 1e-3  # the weights have moved since version 0.0 sampled
+    assert metrics["ratio/factor"] != pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_kl_to_the_starting_model_is_zero_at_first_and_then_grows(
+    lora_rank, settings, model, groups, fetch
+):
+    adapted = replace(model, lora_rank=lora_rank)
+    worker = RankWorker(settings(model=adapted, kl=0.1, mini_batches=1), fetch)
+    first = worker.update([groups])
+    second = worker.update([groups])
+    assert first["kl"] == pytest.approx(0, abs=1e-6)
+    assert second["kl"] > 1e-6
+
+
+def test_grpo_trains_too(settings, groups, fetch):
+    worker = RankWorker(settings(objective=Objective.grpo), fetch)
+    metrics = worker.update([groups[:3], groups[3:]], version=NOW)
+    assert metrics["learner/steps"] == 2
+    assert 0 < metrics["ratio/outside"] < 1
+
+
+@pytest.mark.parametrize("zero", [2, 3])
+def test_a_gradient_that_is_not_finite_skips_the_step(zero, settings, groups, fetch):
+    bad = replace(groups[0], advantages_G=(math.nan,) * len(groups[0].advantages_G))
+    worker = RankWorker(settings(zero=zero), fetch)
+    before = weights_of(worker)
+    metrics = worker.update([[bad, groups[1]]])
+    assert metrics["learner/skipped_steps"] == 1
+    assert metrics["learner/steps"] == 0
+    assert_same(before, weights_of(worker))
+    worker.update([groups[:3], groups[3:]])
+    fresh = RankWorker(settings(zero=zero), fetch)
+    fresh.update([groups[:3], groups[3:]])
+    assert_same(weights_of(worker), weights_of(fresh))
+
+
+def test_refused_groups_are_counted_and_leave_the_normaliser(settings, groups, fetch):
+    broken = replace(groups[0], group=replace(groups[0].group, frames_digest="0" * 16))
+    worker, plain = RankWorker(settings(), fetch), RankWorker(settings(), fetch)
+    metrics, expected = worker.update([[broken, groups[1]]]), plain.update([[groups[1]]])
+    assert metrics["learner/refused"] == 1
+    assert [failure.group for failure in worker.failures] == [0]
+    assert metrics["loss"] == expected["loss"]
+    assert_same(weights_of(worker), weights_of(plain))
+    empty = worker.update([[broken]])
+    assert empty["learner/steps"] == 0
+    assert "loss" not in empty
+
+
+def test_sft_learns_its_rows(settings, prompts, fetch):
+    worker = RankWorker(settings(), fetch)
+    losses = [worker.sft_step(prompts)["loss"] for _ in range(12)]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_sft_loss_is_the_mean_over_target_tokens(settings, prompts, fetch, reader, model):
+    metrics = RankWorker(settings(), fetch).sft_step(prompts[:2])
+    policy, negatives = load_policy(model), []
+    for prompt in prompts[:2]:
+        segment = reader.row(prompt, fetch)
+        tokens = torch.cat([segment.prompt.tokens_P, torch.tensor(segment.completions_G[0])])[None]
+        labels = tokens.clone()
+        labels[0, : len(segment.prompt.tokens_P)] = -100
+        output = policy(
+            input_ids=tokens,
+            pixel_values=segment.prompt.pixels_ND,
+            image_grid_thw=segment.prompt.grid_I3,
+            mm_token_type_ids=(tokens == policy.config.image_token_id).int(),
+        )
+        shifted = output.logits[0, :-1].log_softmax(-1)
+        kept = labels[0, 1:] != -100
+        chosen = shifted[kept].gather(1, labels[0, 1:][kept][:, None])
+        negatives.append(-chosen.detach().flatten())
+    assert metrics["loss"] == pytest.approx(torch.cat(negatives).mean().item(), abs=1e-5)
+
+
+def test_frozen_vision_stays_and_the_rest_learns(settings, model, groups, fetch):
+    worker = RankWorker(settings(model=replace(model, freeze_vision=True)), fetch)
+    before = weights_of(worker)
+    worker.update([groups[:3], groups[3:]])
+    after = weights_of(worker)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert not any(name.startswith("visual.") for name in changed)
+
+
+@pytest.mark.parametrize("zero", [2, 3])
+def test_lora_trains_adapters_only_and_leaves_merged(
+    zero, settings, model, groups, fetch, reader, tmp_path
+):
+    worker = RankWorker(settings(model=replace(model, lora_rank=2), zero=zero), fetch)
+    before = weights_of(worker)
+    worker.update([groups[:3], groups[3:]])
+    after = weights_of(worker)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if "layers" in name and "proj.weight" in name}
+    worker.export(tmp_path / "merged")
+    merged = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged")
+    rows = worker._read_groups(groups[:1], None)
+    ours, _ = worker._engine(worker._pack(rows))
+    theirs = torch.exp(-plain_gspo(merged, [flat(groups[0])], reader, fetch, clip=0.9))
+    # With advantage 1 and log π_old = 0 the plain loss is −exp(mean log π); compare one completion.
+    length = len(rows[0].segment.completions_G[0])
+    assert theirs.log().item() == pytest.approx(math.exp(ours[0].sum().item() / length), abs=1e-5)
+
+
+def flat(scored):
+    """The group's first completion alone, with advantage 1 and log π_old = 0."""
+    rollout = scored.group.rollouts_G[0]
+    zero = replace(rollout, logprobs_T=(0.0,) * len(rollout.logprobs_T))
+    return replace(
+        scored,
+        group=replace(scored.group, rollouts_G=(zero,)),
+        rewards_G=scored.rewards_G[:1],
+        advantages_G=(1.0,),
+    )
+
+
+@pytest.mark.parametrize("zero", [2, 3])
+def test_published_and_exported_weights_are_the_same_plain_ones(
+    zero, settings, groups, fetch, folder, tmp_path
+):
+    worker = RankWorker(settings(zero=zero), fetch)
+    shipped = load_file(folder / "model.safetensors")
+    assert_same(weights_of(worker), shipped)
+    worker.update([groups[:3], groups[3:]])
+    worker.export(tmp_path / "export")
+    exported = load_file(tmp_path / "export" / "model.safetensors")
+    assert_same(weights_of(worker), exported)
+    loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "export")
+    learned = dict(worker._policy.named_parameters())
+    for name, parameter in loaded.named_parameters():
+        assert torch.equal(parameter, gathered(learned[name])), name
+    processor = AutoProcessor.from_pretrained(tmp_path / "export")
+    assert processor.chat_template == worker._processor.chat_template
+
+
+def test_large_exports_are_cut_into_shards(settings, fetch, tmp_path):
+    from learners.export import export
+
+    worker = RankWorker(settings(), fetch)
+    export(worker._policy, worker._processor, tmp_path, limit=2**20)
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
+    loaded = AutoModelForImageTextToText.from_pretrained(tmp_path)
+    for name, parameter in worker._policy.named_parameters():
+        assert torch.equal(parameter, loaded.get_parameter(name)), name
+
+
+def test_bfloat16_keeps_float32_masters_and_frequencies(settings, model, groups, fetch):
+    worker = RankWorker(settings(model=replace(model, dtype="bfloat16")), fetch)
+    before = weights_of(worker)
+    assert {tensor.dtype for tensor in before.values()} == {torch.bfloat16}
+    frequencies = worker._policy.get_submodule("model.language_model.rotary_emb").inv_freq
+    assert frequencies.dtype is torch.float32
+    metrics = worker.update([groups[:3], groups[3:]])
+    assert metrics["learner/steps"] == 2
+    after = weights_of(worker)
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_nothing_to_train_is_refused():
+    from learners.engine import build_engine
+
+    frozen = torch.nn.Linear(2, 2).requires_grad_(False)
+    with pytest.raises(ValueError, match="nothing to train"):
+        build_engine(frozen, None, optimisation=None, bfloat16=False)
