@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 class Recipe:
     """How long and how fast: steps, scenes a step, learning rate with warm-up and linear end."""
 
-    steps: int = 3800
+    steps: int = 3400
     stills: int = 700  # first steps, on still images only
     scenes: int = 8  # clips; of still images twice as many
     rate: float = 4e-3
