@@ -71,6 +71,7 @@ class FileTransferEngine(WeightTransferEngine[FileInit, FileUpdate]):
     def start_weight_update(self) -> None:
         """Move the layers aside, to be filled one by one."""
         self._loaded: set[str] = set()
+        self._tied = tied(self.model)
         self._report = {"tensors": 0, "bytes": 0}
         initialize_layerwise_reload(self.model)
 
@@ -97,9 +98,11 @@ class FileTransferEngine(WeightTransferEngine[FileInit, FileUpdate]):
         """Put the layers back. Raises ValueError naming parameters that were not assigned."""
         missing = {name for name, _ in self.model.named_parameters()} - self._loaded
         missing |= set(_incomplete(self.model))
+        missing -= set(self._tied)
         if missing:
             raise ValueError(f"weight update leaves parameters unassigned: {_listed(missing)}")
         finalize_layerwise_reload(self.model, self.model_config)
+        tie(self.model, self._tied)
         self._report["parameters"] = len(self._loaded)
 
     def report(self) -> dict[str, int]:
@@ -129,6 +132,30 @@ class WorkerExtension:
     def o3rl_transfer_report(self) -> dict[str, int]:
         """Of the last finished update."""
         return self.weight_transfer_engine.report()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def tied(model: torch.nn.Module) -> dict[str, str]:
+    """Parameters that are another one under a second name (an output head that is the embedding).
+
+    Second name → first name. To be asked before a reload, which gives each a tensor of its own.
+    """
+    first: dict[int, str] = {}
+    found: dict[str, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if first.setdefault(id(parameter), name) != name:
+            found[name] = first[id(parameter)]
+    return found
+
+
+def tie(model: torch.nn.Module, names: dict[str, str]) -> None:
+    """Make them one again, and let a layer that keeps a packed copy of its weight make it anew."""
+    for second, first in names.items():
+        path, _, attribute = second.rpartition(".")
+        layer = model.get_submodule(path)
+        setattr(layer, attribute, model.get_parameter(first))
+        method = getattr(layer, "quant_method", None)
+        if method is not None:
+            method.process_weights_after_loading(layer)
 
 
 def name_problems(model: torch.nn.Module, names: list[str]) -> str:
