@@ -166,6 +166,7 @@ class RolloutPool:
         self._fetch, self._source, self._seed = fetch, source, seed
         self._slots: list[Slot] = []
         self._current: Version | None = None
+        self._adopted: Version | None = None  # what the replicas' own checkpoint is called
         self._restarts: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Condition()
         self.counts = {"deaths": 0, "late": 0}  # of replicas; of groups past their time limit
@@ -197,23 +198,23 @@ class RolloutPool:
 
     async def adopt(self, version: Version) -> None:
         """Serve the weights of `model.path` as `version`; replicas that restart do so too."""
-        self._source, self._current = None, version
+        self._adopted = self._current = version
         await asyncio.gather(*(self._refresh(slot) for slot in self._live()))
 
     async def load(self, version: Version) -> tuple[Loaded, ...]:
-        """Bring every live replica to `version`; what each `Engine.load` reports.
+        """Bring every live replica to `version`; what each `Engine.load` that it took reports.
 
-        Raises ValueError or LookupError from a replica that refused the version, TimeoutError if
-        none holds it now; a replica that failed otherwise restarts.
+        Raises ValueError or LookupError from a replica that refused the version: nothing is served
+        then until a `load` succeeds. Raises TimeoutError if no replica holds it now; a replica that
+        failed otherwise restarts.
         """
         if self._source is None:
             raise ValueError(f"version {version}: the pool has no weight source to load from")
         self._current = version
         reports = await asyncio.gather(*(self._refresh(slot) for slot in self._live()))
-        loaded = tuple(report for report in reports if report is not None)
-        if not loaded:
+        if not any(slot.state is State.HEALTHY for slot in self._slots):
             raise TimeoutError(f"no replica took version {version}: {self._why()}")
-        return loaded
+        return tuple(report for report in reports if report is not None)
 
     async def sample(self, prompt: Prompt) -> Group | Failure:
         """A group for training."""
@@ -301,34 +302,38 @@ class RolloutPool:
         slot.state = State.STALE
 
     async def _refresh(self, slot: Slot) -> Loaded | None:
-        """Bring a live replica to the current version and to HEALTHY; None if it died of it."""
+        """Bring a live replica to the current version and to HEALTHY; None if it took nothing."""
         async with slot.loading:
             version, report = self._current, None
-            if version is None or slot.version == version:
-                return None
-            slot.state = State.STALE
-            limit = self._rollouts.load_seconds + LOAD_MARGIN_SECONDS
-            if self._source is None:
-                call = slot.actor.adopt.remote(version)
+            if version is not None and slot.version != version:
+                slot.state = State.STALE
+                report = await self._bring(slot, version)
+            if slot.version is not None and slot.version == self._current:  # no newer one is due
+                slot.state, slot.why = State.HEALTHY, ""
+        await self._announce()
+        return report
+
+    async def _bring(self, slot: Slot, version: Version) -> Loaded | None:
+        """Have a replica load or adopt; one that does not come through it is dead."""
+        limit = self._rollouts.load_seconds + LOAD_MARGIN_SECONDS
+        try:
+            if version == self._adopted:
+                report = await asyncio.wait_for(_of(slot.actor.adopt.remote(version)), limit)
             else:
                 call = slot.actor.load.remote(self._source, version)
-            try:
                 report = await asyncio.wait_for(_of(call), limit)
-            except TimeoutError:
-                self._died(slot, f"{slot}: version {version} was not loaded within {limit:.0f} s")
-                return None
-            except RayActorError as error:
-                self._died(slot, f"{slot} died while loading {version}: {_first(error)}")
-                return None
-            except RayTaskError as error:
-                if not isinstance(error.cause, EngineBroken):
-                    raise
-                self._died(slot, f"{slot}: {_first(error)}")
-                return None
-            slot.version, slot.why = version, ""
-            if version == self._current:  # else a newer one is due
-                slot.state = State.HEALTHY
-        await self._announce()
+        except TimeoutError:
+            self._died(slot, f"{slot}: version {version} was not loaded within {limit:.0f} s")
+            return None
+        except RayActorError as error:
+            self._died(slot, f"{slot} died while loading {version}: {_first(error)}")
+            return None
+        except RayTaskError as error:
+            if not isinstance(error.cause, EngineBroken):
+                raise
+            self._died(slot, f"{slot}: {_first(error)}")
+            return None
+        slot.version = version
         return report
 
     async def _healthy(self) -> Slot | None:

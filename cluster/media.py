@@ -7,6 +7,7 @@ puts frames itself; what it planned is written down, so that a media actor that 
 decodes by key; it holds at most `frames.cache_mib` of frames, the longest unused are decoded again.
 """
 
+import os
 import pickle
 import threading
 from collections import OrderedDict
@@ -66,6 +67,10 @@ class MediaActor:
             if key not in self._held:
                 self._hold(key, reference, pixels.nbytes)
         return [reference]
+
+    def pid(self) -> int:
+        """Of the media process."""
+        return os.getpid()
 
     def close(self) -> None:
         """End the readers."""
