@@ -37,6 +37,7 @@ from o3rl.sections import (
 )
 
 __all__ = [
+    "SCORER_CPUS",
     "WAIVABLE",
     "Cluster",
     "Data",
@@ -57,9 +58,12 @@ __all__ = [
     "Tracking",
     "as_yaml",
     "check_combinations",
+    "cpus_needed",
     "load",
     "require",
 ]
+
+SCORER_CPUS = 0.1  # of one worker of the scorer pool
 
 
 @dataclass
@@ -146,6 +150,22 @@ def check_combinations(run: Run) -> None:
         run.rollouts.max_model_tokens,
         f"more than sampling.max_tokens ({sampling.max_tokens}), with room for the prompt",
     )
+    if run.cluster.cpus and not run.cluster.address:
+        needed = cpus_needed(run)
+        require(
+            run.cluster.cpus >= needed,
+            "cluster.cpus",
+            run.cluster.cpus,
+            f"{needed:g} or more, which learner ranks, replicas and scorers ask for: else one of "
+            "them is never placed",
+        )
+
+
+def cpus_needed(run: Run) -> float:
+    """The CPUs that the services of a training run ask Ray for."""
+    learner = run.learning.ranks * run.cluster.cpus_per_rank
+    sampler = run.rollouts.replicas * run.rollouts.cpus
+    return learner + sampler + SCORER_CPUS * run.rewards.workers
 
 
 def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Run:

@@ -5,7 +5,7 @@ completion) → Group (the rollouts of one prompt) → Reward (parts by name) �
 advantages). All are frozen; pixels are never in them, only the content key under which frames
 lie.
 
-Axis suffixes, here and everywhere: `_G` rollouts of one group, `_T` tokens, `_B` batch, `_F` frames.
+Axis suffixes everywhere: `_G` rollouts of one group, `_T` tokens, `_B` batch, `_F` frames.
 Boxes are xyxy; in rows and truths they are normalised to [0, 1], whatever the model family writes.
 """
 

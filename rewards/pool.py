@@ -26,7 +26,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from o3rl.boxes import convention_of
-from o3rl.config import Rewards
+from o3rl.config import SCORER_CPUS, Rewards
 from o3rl.flow import Failure, Group, Prompt, Reward
 from o3rl.source import source_digest
 from rewards.custom import CustomFault, CustomRewardError, load_custom, with_custom
@@ -99,7 +99,7 @@ class ScorerPool:
         *,
         model_type: str,
         source: str,
-        cpus: float = 0.1,
+        cpus: float = SCORER_CPUS,
         start_seconds: float = 120.0,
     ):
         RowScorer(rewards, model_type)

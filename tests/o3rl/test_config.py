@@ -120,6 +120,7 @@ RANGES = {
     "sft.weight_decay=-1": ("sft.weight_decay is -1", "0 or more"),
     "sft.batch=0": ("sft.batch is 0", "1 or more"),
     "cluster.cpus=-2": ("cluster.cpus is -2", "0 (all) or more"),
+    "cluster.cpus=2": ("cluster.cpus is 2", "2.1 or more, which learner ranks"),
     "tracking.pages_every=0": ("tracking.pages_every is 0", "1 or more"),
 }
 COMBINATIONS = {
