@@ -39,6 +39,8 @@ from o3rl.flow import Failure, Prompt, ScoredGroup, Version
 from o3rl.source import source_digest
 from o3rl.weights import WeightSink
 
+GRACE_SECONDS = 5.0
+
 
 class LearnerLost(RuntimeError):
     """A rank died or did not answer; the group must be closed and started again."""
@@ -254,15 +256,20 @@ async def _all(calls: Sequence[Any], *, what: str, seconds: float) -> list[Any]:
     """
     tasks = [asyncio.wrap_future(call.future()) for call in calls]
     done, waiting = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
-    for rank, task in enumerate(tasks):
-        error = task.exception() if task in done else None
+    if waiting and any(task.exception() for task in done):
+        # A rank whose peer died fails in its collective, often before Ray tells of the death.
+        more, waiting = await asyncio.wait(waiting, timeout=GRACE_SECONDS)
+        done |= more
+    late = [rank for rank, task in enumerate(tasks) if task in waiting]
+    for task in waiting:
+        task.cancel()
+    errors = {rank: task.exception() for rank, task in enumerate(tasks) if task in done}
+    for rank, error in errors.items():
         if isinstance(error, RayActorError):
             raise LearnerLost(f"{what}: rank {rank} died: {error}") from error
+    for error in errors.values():
         if error is not None:
             raise error
-    if waiting:
-        late = [rank for rank, task in enumerate(tasks) if task in waiting]
-        for task in waiting:
-            task.cancel()
+    if late:
         raise LearnerLost(f"{what}: no answer within {seconds:.0f} s from ranks {late}")
     return [task.result() for task in tasks]

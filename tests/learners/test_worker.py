@@ -95,7 +95,9 @@ def gathered(parameter: torch.nn.Parameter) -> torch.Tensor:
 
 def test_passes_and_parts_change_nothing(settings, groups, fetch):
     whole = RankWorker(settings(mini_batches=1), fetch)
-    parts = RankWorker(settings(mini_batches=1, tokens_per_pass=130), fetch)
+    # Room for the longest prompt and a completion (11 tokens at most): groups go in parts.
+    limit = max(len(scored.group.prompt_tokens_T) for scored in groups) + 11
+    parts = RankWorker(settings(mini_batches=1, tokens_per_pass=limit), fetch)
     one, many = whole.update([groups]), parts.update([groups])
     assert one["learner/passes"] == 1
     assert many["learner/passes"] > 3
