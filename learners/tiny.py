@@ -109,7 +109,7 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLProcessor:
 
 def build_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
     """1.2 M parameters: 4 text layers of width 128, 2 vision layers of width 64."""
-    token = tokenizer.convert_tokens_to_ids
+    token = tokenizer.get_vocab().__getitem__
     return Qwen2_5_VLConfig(
         text_config={
             "hidden_size": 128,

@@ -94,9 +94,8 @@ def target(row: Row, plan: FramePlan, *, convention: BoxConvention) -> str:
 def _answer(row: Row, plan: FramePlan, convention: BoxConvention) -> str:
     truth = row.truth
     if row.task is Task.VISUAL and truth.box is not None:
-        return BOX_PATTERN.sub(
-            lambda _: convention.write(truth.box, plan.size), truth.text, count=1
-        )
+        box = convention.write(truth.box, plan.size)
+        return BOX_PATTERN.sub(lambda _: box, truth.text, count=1)
     if row.task is Task.TEMPORAL and truth.interval is not None:
         return _interval(truth.interval)
     if row.task is Task.TEMPORAL_MCQ and truth.interval is not None:
