@@ -9,10 +9,12 @@ Exit codes: 0 done, 1 the user's input or the data is wrong (one line says what)
 import argparse
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 
 Handler = Callable[[argparse.Namespace], int]
 
@@ -40,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         datefmt="%H:%M:%S",
     )
     _quieten()
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         module, name = options.handler.split(":")
         return getattr(import_module(module), name)(options)
@@ -51,6 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write(f"o3rl {options.command}: interrupted\n")
         return 130
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    """SIGTERM, by which batch systems and containers end a job, ends it in order as Ctrl-C does."""
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    if callable(on_interrupt):
+        on_interrupt(number, frame)
+    else:
+        raise KeyboardInterrupt
 
 
 def _parser() -> argparse.ArgumentParser:
