@@ -48,7 +48,11 @@ def import_(options: argparse.Namespace) -> int:
 
 def import_table(report: ImportReport) -> Table:
     """Rows by task, and what was rejected or mended by reason with an example."""
-    table = Table(title=f"{report.source}: {report.rows} rows of {report.read}", box=None)
+    table = Table(
+        title_justify="left",
+        title=f"{Path(report.source).name}: {report.rows} rows of {report.read}",
+        box=None,
+    )
     table.add_column("")
     table.add_column("rows", justify="right")
     table.add_column("for instance")

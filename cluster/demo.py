@@ -121,6 +121,26 @@ async def _learn(config: Run, clock: Clock) -> tuple[dict[str, Any], list[Any]]:
     return built, [each.page for each in found.values() if each.page]
 
 
+def _track(config: Run, report: dict[str, Any]) -> None:
+    """Bring the report's numbers, pictures and pages to the tracker, beside the two stages."""
+    from cluster.tracked import tracked
+    from o3rl.report import MODES, SHOWN, STAGES, value
+
+    folder = Path(config.folder)
+    found = {
+        f"{stage}/{mode}/{name}": value(report, stage, mode, name)
+        for stage in STAGES
+        for mode in MODES
+        for name, _ in SHOWN
+    }
+    with tracked(config, folder / "evaluation", stage="evaluation") as tracker:
+        tracker.log({name: number for name, number in found.items() if number is not None}, step=0)
+        for name in ("report.json", "curves.png", "index.html"):
+            tracker.artifact(folder / name, "")
+        for page in sorted((folder / "evaluation").glob("*.html")):
+            tracker.artifact(page, "pages")
+
+
 def _report(
     config: Run, report: dict[str, Any], pages: list[Any], clock: Clock, console: Console
 ) -> None:
@@ -140,6 +160,7 @@ def _report(
         report=report,
         curves=folder / "curves.png",
     )
+    _track(config, report)
     console.print(table(report))
     total = sum(clock.seconds.values())
     database = config.tracking.uri or f"sqlite:///{(folder / 'mlflow.db').absolute()}"

@@ -66,6 +66,8 @@ async def sft(config: Run) -> Any:
                 tracker.log(_named(metrics), step=step)
                 show(step, f"loss {metrics['loss']:.3f}")
             await group.export(folder / "model")
+        if config.tracking.model:
+            tracker.artifact(folder / "model", "model")
     return Trained(folder / "model", steps, samples, tokens, perf_counter() - began)
 
 

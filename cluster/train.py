@@ -68,6 +68,8 @@ async def train(config: Run, *, resume: bool = False) -> Trained:
             await parts.group.export(folder / "model")
             parts.ledger.write(folder / "ledger.parquet")
             tracker.artifact(folder / "ledger.parquet", "")
+        if config.tracking.model:
+            tracker.artifact(folder / "model", "model")
     seconds = perf_counter() - began
     return Trained(folder / "model", loop.step, tally.samples, tally.tokens, seconds)
 

@@ -349,6 +349,7 @@ class Tracking:
     experiment: str = "o3rl"
     rollouts: int = 8  # per logged step, in the table and on the evidence page
     pages_every: int = 20  # steps
+    model: bool = False  # whether the final model is copied there too
 
     def __post_init__(self):
         require(self.rollouts >= 0, "tracking.rollouts", self.rollouts, "0 or more")

@@ -99,7 +99,8 @@ def test_mlflow_holds_both_stages(demo):
     client = mlflow.MlflowClient(f"sqlite:///{demo / 'mlflow.db'}")
     [experiment] = [e for e in client.search_experiments() if e.name == "demo"]
     runs = {run.data.tags["stage"]: run for run in client.search_runs([experiment.experiment_id])}
-    assert set(runs) == {"sft", "rl"}
+    assert set(runs) == {"sft", "rl", "evaluation"}
+    assert "rl/greedy/total" in runs["evaluation"].data.metrics
     assert all(run.info.status == "FINISHED" for run in runs.values())
     rl = runs["rl"]
     assert rl.data.params["learning.objective"] == "gspo"
