@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from transformers import AutoTokenizer
 from vllm import SamplingParams, TokensPrompt
 from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
@@ -39,7 +40,9 @@ from o3rl.prompts import messages
 from o3rl.weights import Manifest, WeightSource
 
 PLACEHOLDERS = ("<|image_pad|>", "<|video_pad|>")  # the policy must not write them
-CLOSE_SECONDS = 10.0
+ONE_IMAGE = ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
+KILL_SECONDS = 10.0
+CLOSE_SECONDS = 3.0  # that vLLM has to tidy up; its processes hold nothing worth waiting for
 
 
 class Engine:
@@ -71,10 +74,15 @@ class Engine:
         return self._llm.get_num_unfinished_requests()
 
     async def warm_up(self) -> None:
-        """One short request, so that the first real one is not the slow one."""
+        """One short request with an image, so that the first real one is not the slow one."""
         self._processes.add(await self._llm.collective_rpc("o3rl_pid"))
+        shown = TokensPrompt(
+            prompt_token_ids=self._tokenizer.convert_tokens_to_ids(list(ONE_IMAGE)),
+            multi_modal_data={"image": [Image.new("RGB", (4 * self._factor, 4 * self._factor))]},
+            multi_modal_uuids={"image": ["warm-up"]},
+        )
         settings = SamplingParams(max_tokens=2, output_kind=RequestOutputKind.FINAL_ONLY)
-        await self._request(TokensPrompt(prompt_token_ids=[0, 1, 2]), settings)
+        await self._request(shown, settings)
 
     async def adopt(self, version: Version) -> None:
         """Serve the weights of `model.path`, that vLLM started with, under this version."""
@@ -151,8 +159,10 @@ class Engine:
         """End vLLM; no process of it is left when this returns."""
         self._broken = self._broken or "it was closed"
         self._serving.set()
+        if self._llm.output_handler is not None:
+            self._llm.output_handler.cancel()  # else it reports the end that we make as an error
         await asyncio.to_thread(self._llm.shutdown, CLOSE_SECONDS)
-        await asyncio.to_thread(self._processes.kill, CLOSE_SECONDS)  # under load it leaves workers
+        await asyncio.to_thread(self._processes.kill, KILL_SECONDS)  # it may leave workers
 
     async def _replace(self, manifest: Manifest, paths: Sequence[Path]) -> dict[str, int]:
         """Pause, update bucket by bucket, resume; running requests go on under the new weights."""
