@@ -27,12 +27,19 @@ SMALL = (
     "sampling.group_size=4",
     "sampling.max_tokens=48",
     "tracking.pages_every=1",
+    "rewards.custom.vowels=story_reward:vowels",  # so that there is a spread to learn from
 )
+PATH = {
+    "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+}
 
 
 def o3rl(*arguments: str, **keywords) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "cluster.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, **keywords)
+    environment = {**os.environ, **PATH}
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=600, env=environment, **keywords
+    )
 
 
 def marked(mark: str) -> list[str]:
@@ -88,6 +95,8 @@ def test_weights_changed_and_every_step_was_measured(demo):
         assert metrics["noise/p95"] < 1e-4  # engine and learner agree on untouched weights
         assert metrics["sync/bytes"] > 4e6
         assert metrics["stale/max"] == 0
+        assert metrics["gradient/norm"] > 0
+        assert metrics["reward/vowels"] > 0
     assert (demo / "rl" / "model" / "model.safetensors").read_bytes() != (
         demo / "sft" / "model" / "model.safetensors"
     ).read_bytes()
@@ -131,7 +140,7 @@ def test_interrupt_of_a_resumed_run_leaves_no_process(demo):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "O3RL_TEST_MARK": mark},
+        env={**os.environ, **PATH, "O3RL_TEST_MARK": mark},
     ) as run:
         assert marked(mark), "the mark must be seen while the run lives"
         metrics = demo / "rl" / "metrics.jsonl"
