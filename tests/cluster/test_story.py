@@ -55,6 +55,11 @@ def marked(mark: str) -> list[str]:
     return found
 
 
+def heed_interrupts() -> None:
+    """A shell's background jobs ignore SIGINT, and what they start inherits that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("story") / "demo"
@@ -141,6 +146,7 @@ def test_interrupt_of_a_resumed_run_leaves_no_process(demo):
         stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ, **PATH, "O3RL_TEST_MARK": mark},
+        preexec_fn=heed_interrupts,
     ) as run:
         assert marked(mark), "the mark must be seen while the run lives"
         metrics = demo / "rl" / "metrics.jsonl"
