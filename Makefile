@@ -27,7 +27,7 @@ setup: $(STAMP) ## the environment, in .venv
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(TORCH) $(BIN)/uv pip install --python $(BIN)/python $(BACKEND) -e '.[$(EXTRA),dev]'
+	$(TORCH) $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python $(BACKEND) -e '.[$(EXTRA),dev]'
 	touch $@
 
 demo: setup ## data, SFT, RL, evaluation, report: the whole story on this machine
