@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
 
 OWNER = "O3RL_ENGINE_OWNER"  # pid, in the environment of the owner's descendants
 
@@ -38,16 +39,21 @@ def die_with_owner() -> None:
 
 
 class Processes:
-    """Processes to be ended for certain, held by descriptors: their numbers may be reused."""
+    """Processes to be ended for certain, held by descriptors: their numbers may be reused.
+
+    Shared memory that they map goes with them.
+    """
 
     def __init__(self):
         self._descriptors: list[int] = []
+        self._segments: set[Path] = set()
 
     def add(self, pids: Iterable[int]) -> None:
         """Those of `pids` that live."""
         for pid in pids:
             with suppress(ProcessLookupError):
                 self._descriptors.append(os.pidfd_open(pid))
+                self._segments |= segments(pid)
 
     def kill(self, seconds: float) -> None:
         """End them all. Raises TimeoutError if one is still there after `seconds`."""
@@ -62,6 +68,25 @@ class Processes:
                 raise TimeoutError(f"a process of vLLM did not end within {seconds:.0f} s")
             os.close(descriptor)
         self._descriptors = []
+        _remove(self._segments)
+
+
+def segments(pid: int) -> set[Path]:
+    """Python's shared-memory files that a process maps: vLLM's message queues, up to 240 MiB each.
+
+    Whoever made them is to remove them, and cannot when it is killed.
+    """
+    try:
+        maps = Path(f"/proc/{pid}/maps").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return set()
+    paths = (line.split()[-1] for line in maps.splitlines())
+    return {Path(path) for path in paths if path.startswith("/dev/shm/psm_")}
+
+
+def _remove(files: Iterable[Path]) -> None:
+    for file in files:
+        file.unlink(missing_ok=True)
 
 
 def _wait(descriptor: int, parent: int, owner: int) -> None:
@@ -72,7 +97,13 @@ def _wait(descriptor: int, parent: int, owner: int) -> None:
 
 
 def _end(parent: int, owner: int) -> None:
-    """Kill the parent if it stands between the owner and us (and still lives), then ourselves."""
+    """Kill the parent if it stands between the owner and us (and still lives), then ourselves.
+
+    Shared memory is removed if we live to do it: whoever ended the owner may end us as well.
+    """
+    mapped = segments(os.getpid())
     if parent not in (owner, 1) and os.getppid() == parent:
+        mapped |= segments(parent)
         os.kill(parent, signal.SIGKILL)
+    _remove(mapped)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -99,7 +99,7 @@ def published(weights: dict[str, RawTensor], version: Version) -> MemoryWeights:
     return source
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def engine(run, policies) -> Iterator[Any]:
     """Started from the base weights, serving nothing yet."""
     from actors.engine import Engine

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from actors.rollout import RolloutPool, State
+from actors.watch import segments
 from o3rl.decode import MediaError
 from o3rl.flow import Failure, Group, Version
 from tests.actors.conftest import (
@@ -163,7 +164,10 @@ def test_a_killed_replica_leaves_nothing_hands_its_prompt_back_and_returns(pool,
 def test_a_closed_pool_leaves_nothing(pool, run):
     [place] = pool.places
     below = descendants(place.pid)
+    queues = set().union(*(segments(pid) for pid in below))
+    assert queues, "vLLM's message queues"
     run(pool.close())
+    assert not {queue for queue in queues if queue.exists()}
     deadline = time.monotonic() + 15
     while left := {pid for pid in {*below, place.pid} if alive(pid)}:
         assert time.monotonic() < deadline, f"left behind: {left}"
