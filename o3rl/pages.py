@@ -133,11 +133,12 @@ def _card(place: int, entry: Entry, convention: BoxConvention) -> dict[str, Any]
 def _facts(entries: Sequence[Entry]) -> list[tuple[str, str]]:
     rewards = [entry.reward for entry in entries]
     cites = [entry.reward for entry in entries if entry.row.task is Task.TEMPORAL_SPATIAL]
-    facts = [
-        ("responses", str(len(rewards))),
-        ("mean reward", f"{fmean(reward.total for reward in rewards):.2f}"),
-        ("without format", f"{fmean(without_format(reward, 1.0) for reward in rewards):.2f}"),
-    ]
+    facts = [("responses", str(len(rewards)))]
+    if all(reward.parts for reward in rewards):  # else they were asked, and there is no truth
+        facts += [
+            ("mean reward", f"{fmean(reward.total for reward in rewards):.2f}"),
+            ("without format", f"{fmean(without_format(reward, 1.0) for reward in rewards):.2f}"),
+        ]
     if cites:
         share = fmean(makes_claim(reward) for reward in cites)
         facts.append(("of those asked for evidence, cite", f"{share:.0%}"))
