@@ -19,131 +19,27 @@ dead. The only file of this package that knows Ray.
 
 import asyncio
 import logging
-import os
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections.abc import Awaitable
 from typing import Any
 
-import numpy as np
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.outcome import EngineBroken, Loaded
+from actors.replica import Replica
+from actors.slot import Fetch, Place, Slot, State
 from o3rl.config import Model, Rollouts, Sampling
-from o3rl.decode import MediaError
 from o3rl.flow import Failure, Group, Prompt, Version
 from o3rl.source import source_digest
 from o3rl.weights import WeightSource
 
 log = logging.getLogger(__name__)
 
-Fetch = Callable[[str], np.ndarray]
-
 DEATHS_IN_A_ROW = 3  # without a group in between; then a replica stays dead
 PING_SECONDS = 10.0
 LOAD_MARGIN_SECONDS = 30.0  # beyond the engine's own limit
-
-
-class State(StrEnum):
-    """Of a replica; only a HEALTHY one is given prompts."""
-
-    STARTING = "starting"
-    STALE = "stale"
-    HEALTHY = "healthy"
-    SUSPECT = "suspect"
-    DEAD = "dead"
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a replica runs."""
-
-    node: str
-    pid: int
-
-
-class Replica:
-    """What runs in the actor: an engine, and the way to its frames."""
-
-    def __init__(
-        self,
-        model: Model,
-        *,
-        sampling: Sampling,
-        rollouts: Rollouts,
-        fetch: Fetch,
-        seed: int,
-        source: str,
-    ):
-        """Raises RuntimeError if this node runs other source code than the driver."""
-        if source != source_digest():
-            raise RuntimeError(
-                f"node {_node()} runs source {source_digest()}, the driver {source}; install the "
-                "same wheel on every node (`o3rl submit` does)"
-            )
-        self._model, self._sampling, self._rollouts = model, sampling, rollouts
-        self._fetch, self._seed = fetch, seed
-
-    async def start(self) -> Place:
-        """Start vLLM and let it run once."""
-        from actors.engine import Engine
-
-        self._engine = Engine(self._model, sampling=self._sampling, rollouts=self._rollouts)
-        await self._engine.warm_up()
-        return Place(_node(), os.getpid())
-
-    async def ping(self) -> bool:
-        """Answers while the event loop runs."""
-        return True
-
-    async def load(self, source: WeightSource, version: Version) -> Loaded:
-        """See `Engine.load`."""
-        return await self._engine.load(source, version)
-
-    async def adopt(self, version: Version) -> None:
-        """See `Engine.adopt`."""
-        await self._engine.adopt(version)
-
-    async def sample(self, prompt: Prompt, temperature: float, n: int) -> Group | Failure:
-        """See `Engine.sample`; frames that cannot be had are a failure of the prompt."""
-        try:
-            frames = await asyncio.to_thread(self._fetch, prompt.media_key)
-        except (MediaError, TimeoutError) as error:
-            return Failure(prompt.group, -1, f"frames: {error}")
-        return await self._engine.sample(
-            prompt, frames, seed=self._seed, temperature=temperature, n=n
-        )
-
-    async def checksums(self) -> list[dict[str, str]]:
-        """See `Engine.checksums`."""
-        return await self._engine.checksums()
-
-    async def close(self) -> None:
-        """End vLLM."""
-        await self._engine.close()
-
-
-@dataclass(eq=False)
-class Slot:
-    """One replica as the pool sees it."""
-
-    index: int
-    group: PlacementGroup
-    actor: Any = None
-    place: Place | None = None
-    state: State = State.STARTING
-    version: Version | None = None
-    running: int = 0  # prompts
-    deaths: int = 0  # since it last returned a group
-    why: str = ""  # it is not healthy
-    loading: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    def __str__(self) -> str:
-        where = f" on {self.place.node}, pid {self.place.pid}" if self.place else ""
-        return f"rollout replica {self.index}{where}"
 
 
 class RolloutPool:
@@ -428,10 +324,6 @@ async def _placed(slot: Slot, limit: float) -> None:
 def _of(reference: Any) -> Awaitable[Any]:
     """A Ray reference as a future of this event loop."""
     return asyncio.wrap_future(reference.future())
-
-
-def _node() -> str:
-    return ray.util.get_node_ip_address()
 
 
 def _first(error: BaseException) -> str:

@@ -206,10 +206,13 @@ def _tiny(commands) -> None:
     tiny.set_defaults(parser=tiny)
     kinds = tiny.add_subparsers(title="commands", metavar="COMMAND", dest="kind")
     pretrain = _command(
-        kinds, "pretrain", "cluster.tiny:pretrain", "teach a new tiny Qwen2.5-VL to see"
+        kinds, "pretrain", "cluster.tiny:pretrain", "teach a tiny Qwen2.5-VL to see"
     )
     pretrain.add_argument("--out", type=Path, required=True, help="Hugging Face folder to write")
-    pretrain.add_argument("--steps", type=int, help="default: those of the shipped weights")
+    pretrain.add_argument(
+        "--start", help="a tiny model to go on from, `tiny` for the shipped one (default: random)"
+    )
+    pretrain.add_argument("--steps", type=int, help="default 3400")
     pretrain.add_argument("--seed", type=int, default=0)
     pretrain.add_argument("--resume", action="store_true", help="go on from the last 500 steps")
 

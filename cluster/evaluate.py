@@ -21,6 +21,8 @@ from rich.table import Table
 from cluster.configs import load_named, model_path, of_model
 from o3rl.boxes import BoxConvention
 from o3rl.config import Run
+from o3rl.evaluation import Answered
+from o3rl.files import write_text
 from o3rl.flow import Row, Version
 
 BUCKET_BYTES = 2**28
@@ -70,7 +72,10 @@ class Evaluated:
 async def evaluate(
     config: Run, models: Mapping[str, str], rows: Sequence[Row], *, folder: Path
 ) -> dict[str, Evaluated]:
-    """Answer `rows` with each model in a started Ray session; writes NAME.json and NAME.html."""
+    """Answer `rows` with each model in a started Ray session.
+
+    Writes NAME.json (numbers), NAME-greedy.jsonl and NAME-sampled.jsonl (responses), NAME.html.
+    """
     from cluster.services import Sampling, box_convention, services
     from o3rl.evaluation import Evaluator
 
@@ -107,7 +112,6 @@ async def _evaluate_one(
 ) -> Evaluated:
     from cluster.progress import bar
     from o3rl.evaluation import GREEDY, SAMPLED
-    from o3rl.files import write_text
     from o3rl.measure import summary
     from o3rl.observers import entries_of
     from o3rl.pages import write_page
@@ -126,6 +130,7 @@ async def _evaluate_one(
             answered = await evaluator.run(rows, decoding, advance)
             scored = [each.scored for each in answered]
             modes[mode] = summary(scored, seed=config.seed, weights=config.rewards.weights)
+            write_responses(folder / f"{name}-{mode}.jsonl", answered)
     write_text(folder / f"{name}.json", json.dumps(modes, indent=1) + "\n")
     entries = await entries_of(answered, evaluator.media.frames, limit=PAGE_ROWS)
     page = None
@@ -137,6 +142,24 @@ async def _evaluate_one(
             convention=convention,
         )
     return Evaluated(modes, page, perf_counter() - began)
+
+
+def write_responses(path: Path, answered: Sequence[Answered]) -> None:
+    """One JSON object a response: row, task, question, truth, text, parts and total of its reward;
+    for a row without one, why."""
+    lines = []
+    for each in answered:
+        row = each.row
+        about = {"row": row.id, "task": str(row.task), "question": row.question}
+        about["truth"] = row.truth.text
+        if each.group is None:
+            lines.append(about | {"failed": each.reason})
+        for scored in each.scored:
+            reward = scored.reward
+            lines.append(
+                about | {"text": scored.text, "parts": reward.parts, "total": reward.total}
+            )
+    write_text(path, "".join(f"{json.dumps(line)}\n" for line in lines))
 
 
 def publish_folder(path: str, store: Any, version: Version) -> None:

@@ -7,23 +7,34 @@ puts frames itself; what it planned is written down, so that a media actor that 
 decodes by key; it holds at most `frames.cache_mib` of frames, the longest unused are decoded again.
 """
 
+import json
 import os
-import pickle
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError
+from ray.exceptions import ObjectLostError
 
+from cluster.calls import answer_of
 from o3rl.config import Frames
-from o3rl.flow import FramePlan, Row
+from o3rl.flow import FramePlan, Row, Task
+from o3rl.journal import drop_torn_line
 from o3rl.media import MediaCache
 
 CALLS = 16  # that the actor answers at the same time
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What the frames of a key are made from."""
+
+    media: str  # relative to the media root
+    is_image: bool
+    plan: FramePlan
 
 
 class MediaActor:
@@ -44,9 +55,9 @@ class MediaActor:
         plan, key = self._cache.prepare(row, training=training)
         with self._lock:
             if key not in self._planned:
-                self._planned[key] = (row, plan)
-                with self._journal.open("ab") as file:
-                    pickle.dump((key, row, plan), file)
+                self._planned[key] = Planned(row.media, row.task is Task.VISUAL, plan)
+                with self._journal.open("a") as file:
+                    file.write(json.dumps({"key": key} | asdict(self._planned[key])) + "\n")
         return plan, key
 
     def frames(self, key: str) -> list[ray.ObjectRef]:
@@ -60,7 +71,8 @@ class MediaActor:
                 return [self._held[key][0]]
             planned = self._planned.get(key)
         if planned is not None:
-            self._cache.remember(*planned, key)
+            media, is_image = planned.media, planned.is_image
+            self._cache.remember(key, planned.plan, media=media, is_image=is_image)
         pixels = self._cache.frames(key)
         reference = ray.put(pixels)
         with self._lock:
@@ -118,14 +130,7 @@ class Media:
         ray.kill(self.actor)
 
     def _answer(self, reference: Any, what: str) -> Any:
-        try:
-            return ray.get(reference, timeout=self.seconds)
-        except GetTimeoutError as error:
-            raise TimeoutError(
-                f"media: no answer for {what} within {self.seconds:.0f} s"
-            ) from error
-        except RayActorError as error:
-            raise TimeoutError(f"media: the actor died and did not come back ({what})") from error
+        return answer_of(reference, self.seconds, who="media", what=what)
 
 
 def start_media(
@@ -139,22 +144,24 @@ def start_media(
         .remote(
             str(root.absolute()),
             frames,
-            str(folder.absolute() / "media-plans.pickle"),
+            str(folder.absolute() / "media-plans.jsonl"),
             readers=readers,
         )
     )
     return Media(actor, seconds)
 
 
-def _read(journal: Path) -> dict[str, tuple[Row, FramePlan]]:
-    """What was planned before; a last entry that was cut short is left out."""
-    planned: dict[str, tuple[Row, FramePlan]] = {}
-    if not journal.exists():
-        return planned
-    with journal.open("rb") as file:
-        while True:
-            try:
-                key, row, plan = pickle.load(file)
-            except (EOFError, pickle.UnpicklingError):
-                return planned
-            planned[key] = (row, plan)
+def _read(journal: Path) -> dict[str, Planned]:
+    """What was planned before; a last line that was cut short is dropped."""
+    drop_torn_line(journal)
+    planned: dict[str, Planned] = {}
+    for line in journal.read_text().splitlines() if journal.exists() else ():
+        entry = json.loads(line)
+        planned[entry["key"]] = Planned(entry["media"], entry["is_image"], _plan(entry["plan"]))
+    return planned
+
+
+def _plan(entry: dict[str, Any]) -> FramePlan:
+    """JSON knows no tuples."""
+    whole: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
+    return FramePlan(**whole)

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError
+from ray.exceptions import ObjectLostError
 
+from cluster.calls import answer_of
 from o3rl.flow import Version
 from o3rl.weights import Bucket, Manifest, Shelf, TensorEntry
 
@@ -154,14 +155,7 @@ class WeightStore:
         ray.kill(self.actor)
 
     def _answer(self, reference: Any, what: str) -> Any:
-        try:
-            return ray.get(reference, timeout=self.seconds)
-        except GetTimeoutError as error:
-            raise TimeoutError(
-                f"weight store: no answer to {what} within {self.seconds:.0f} s"
-            ) from error
-        except RayActorError as error:
-            raise TimeoutError(f"weight store: it died and did not come back ({what})") from error
+        return answer_of(reference, self.seconds, who="weight store", what=what)
 
 
 def start_store(folder: Path, *, seconds: float) -> WeightStore:

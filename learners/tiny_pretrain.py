@@ -3,11 +3,12 @@
 Scenes of the synthetic world are drawn directly, and each is one pass: `[frames | lesson 1 | … ]`,
 every lesson attending to the frames and to itself. First still images (where is what), then clips
 (in which frame, when, which way). Held-out combinations of colour, shape and path are never shown,
-and neither thoughts nor answer tags: those are for SFT to teach.
+and the tags of thought and answer never written: those are for SFT to teach.
 """
 
 import json
 import logging
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from o3rl.synth.questions import lessons
 from o3rl.synth.world import Scene, draw, random_picture, random_scene, split_combinations
 
 FRAMES = Frames(min_frames=4, max_frames=8, pixels=16 * 28 * 28)
-LESSONS = 8  # of one scene in a pass
+LESSONS = 6  # of one scene in a pass
 logger = logging.getLogger(__name__)
 
 
@@ -156,14 +157,20 @@ def collate(packs: list[dict[str, Any]], pad: int) -> dict[str, Any]:
     }
 
 
-def pretrain(out: Path, recipe: Recipe, *, resume: bool = False) -> Iterator[dict[str, float]]:
+def pretrain(
+    out: Path, recipe: Recipe, *, start: Path | None = None, resume: bool = False
+) -> Iterator[dict[str, float]]:
     """Train into the folder `out`; yields the metrics of each step: loss, token accuracy, rate.
 
-    The state is saved every 500 steps and at the end; `resume` goes on from there.
+    From random weights, or from the model in the folder `start`. The state is saved every 500 steps
+    and at the end; `resume` goes on from there.
     """
     state = out / "state.pt"
     if not (resume and state.is_file()):
-        build(out, seed=recipe.seed)
+        if start is None:
+            build(out, seed=recipe.seed)
+        else:
+            shutil.copytree(start, out, dirs_exist_ok=True)
     processor = AutoProcessor.from_pretrained(out)
     model = AutoModelForImageTextToText.from_pretrained(out, dtype=torch.float32)
     model.train()

@@ -42,6 +42,7 @@ class Admission:
         self._ledger = ledger
         self._planned = planned
         self._admitted = 0
+        self._incarnation = 0
         self._next_group = 0
         self._failed_in_a_row = 0
 
@@ -67,7 +68,7 @@ class Admission:
                 continue
             self._failed_in_a_row = 0
             plan, key = prepared
-            prompt = Prompt(group, row, plan, key, progress)
+            prompt = Prompt(group, row, plan, key, progress, self._incarnation)
             self._ledger.admit(prompt)
             return prompt
         raise ValueError(
@@ -80,13 +81,15 @@ class Admission:
         return {
             "order": self._order.state(),
             "admitted": self._admitted,
+            "incarnation": self._incarnation,
             "next_group": self._next_group,
             "skipped": self.skipped,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken."""
+        """Go on where `state` was taken, as a new incarnation."""
         self._order.restore(state["order"])
+        self._incarnation = state["incarnation"] + 1
         self._admitted = state["admitted"]
         self._next_group = state["next_group"]
         self.skipped = state["skipped"]

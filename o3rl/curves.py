@@ -83,7 +83,6 @@ PANELS = (
     Panel("Gradient norm", "before clipping", ("gradient/norm",)),
     Panel("Seconds a step, by stage", "seconds", ("seconds/*",), kind="stack"),
     Panel("Cold start: loss", "nats a token", ("sft/loss",)),
-    Panel("Cold start: tokens right", "share", ("sft/token_accuracy",)),
 )
 SUMS = {"reward/total", "reward/total_without_format", "seconds/step"}  # not among their parts
 

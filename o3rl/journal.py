@@ -38,7 +38,7 @@ class Journal:
         self.path = path
         self._lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
-        _drop_torn_line(path)
+        drop_torn_line(path)
         self._file = path.open("ab")
 
     def append(self, line: Line) -> None:
@@ -86,7 +86,7 @@ def read_series(path: Path) -> dict[str, list[tuple[int, float]]]:
     return {name: sorted(points.items()) for name, points in series.items()}
 
 
-def _drop_torn_line(path: Path) -> None:
+def drop_torn_line(path: Path) -> None:
     if not path.exists():
         return
     content = path.read_bytes()

@@ -77,19 +77,19 @@ class MediaCache:
         except ValueError as error:  # a size that no plan can have
             log.info("%s: %s", path, error)
             raise MediaError(path, "impossible size") from error
-        return plan, self._remember(row, plan, identity)
+        return plan, self._remember(row.media, row.task is Task.VISUAL, plan, identity)
 
-    def remember(self, row: Row, plan: FramePlan, key: str) -> None:
-        """Make `frames(key)` possible where another cache prepared the row.
+    def remember(self, key: str, plan: FramePlan, *, media: str, is_image: bool) -> None:
+        """Make `frames(key)` possible where another cache prepared a row with this plan.
 
         Raises MediaError if the files here are others than those that the key was made from.
         """
         with self._changed:
             if key in self._recipes:
                 return
-        identity = self._identity(inside(self._root, row.media), row.media)
-        if self._remember(row, plan, identity) != key:
-            raise MediaError(row.media, "differs from the file that was planned")
+        identity = self._identity(inside(self._root, media), media)
+        if self._remember(media, is_image, plan, identity) != key:
+            raise MediaError(media, "differs from the file that was planned")
 
     def frames(self, key: str) -> np.ndarray:
         """The frames of a prepared key, read-only uint8 [F, height, width, 3].
@@ -158,21 +158,21 @@ class MediaCache:
                 self._probes.popitem(last=False)
         return info
 
-    def _remember(self, row: Row, plan: FramePlan, identity: str) -> str:
+    def _remember(self, media: str, is_image: bool, plan: FramePlan, identity: str) -> str:
         """Keep the recipe of a plan; its key."""
         images = tuple(
             inside(self._root, image) if image is not None else None for image in plan.images_F
         )
-        parts = [identity, repr(sorted(asdict(plan).items())), str(row.task is Task.VISUAL)]
+        parts = [identity, repr(sorted(asdict(plan).items())), str(is_image)]
         parts += [
             self._identity(path, name or "")
             for path, name in zip(images, plan.images_F, strict=True)
             if path is not None
         ]
         key = hashlib.blake2b("\n".join(parts).encode("utf-8", "surrogatepass"), digest_size=16)
-        path = inside(self._root, row.media)
+        path = inside(self._root, media)
         with self._changed:
-            self._recipes[key.hexdigest()] = Recipe(path, plan, images, row.task is Task.VISUAL)
+            self._recipes[key.hexdigest()] = Recipe(path, plan, images, is_image)
         return key.hexdigest()
 
     def _identity(self, path: Path, name: str) -> str:

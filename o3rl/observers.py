@@ -29,7 +29,16 @@ logger = logging.getLogger(__name__)
 
 Frames = Callable[[str], Awaitable[np.ndarray]]  # by media key
 
-VALIDATED = ("total", "total_without_format", "accuracy", "temporal_iou", "box_iou", "recall")
+VALIDATED = (
+    "total",
+    "total_without_format",
+    "accuracy",
+    "temporal_iou",
+    "box_iou",
+    "recall",
+    "claims/time_proximity",
+    "claims/gated_box_iou",
+)
 
 
 class Store(Protocol):
@@ -75,6 +84,7 @@ class Validation:
             return
         answered = await self._evaluator.run(self._rows, GREEDY)
         found = summary([a.scored for a in answered], seed=self._seed, weights=self._weights)
+        found |= {f"claims/{name}": value for name, value in found["claims"].items()}
         metrics |= {f"validation/{n}": found[n] for n in VALIDATED if found[n] is not None}
         metrics["validation/failed"] = sum(answer.group is None for answer in answered)
         total = metrics.get("validation/total")

@@ -20,7 +20,7 @@ MAY_NAME = {  # libraries that only these folders import
     "deepspeed": {"learners"},
     "mlflow": {"o3rl", "cluster"},
 }
-LINES = 450
+LINES = 400
 ATTICS = {"utils", "util", "helpers", "misc", "common", "base"}
 
 

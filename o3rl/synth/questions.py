@@ -231,54 +231,54 @@ _BY_TASK: dict[Task, Callable[[Random, Asked, dict[str, Any], Teacher], str]] = 
     Task.VISUAL: _visual,
 }
 
+_OF_VIDEOS = tuple(task for task in Task if task is not Task.VISUAL)
 _VISUAL_WANTED = "shape"
 
 
 def lessons(rng: Random, scene: Scene, *, looked_at: int = 8) -> list[tuple[str, str, Task | None]]:
     """What the tiny base is taught about a scene: (question, plain answer, task or None).
 
-    Sight only: where things are, when, what they look like, without thoughts and answer tags. Boxes
-    in the answers are normalised. A task's questions are those of its rows.
+    What an annotator without faults sees and then answers, in lines, without any tags for thought
+    and answer. Boxes are normalised. A task's questions are those of its rows.
     """
     found: list[tuple[str, str, Task | None]] = []
-    times = scene.times(looked_at) if scene.frames > 1 else (0.0,)
     if scene.frames == 1:
         for thing in scene.things:
             for name in (f"{thing.colour} object", thing.shape):
                 place = f"<obj>{name}</obj><box>{_shares(thing.box(0.0))}</box>"
-                found.append((f"Where is the {name}?", f"{place} {thing.name}", Task.VISUAL))
+                answer = f"{place} It is a {thing.name}.\n{place}"
+                found.append((f"Where is the {name}?", answer, Task.VISUAL))
         return found
+    times = scene.times(looked_at)
     for number in rng.sample(range(looked_at), 2):
         shown = [t for t in scene.things if t.visible(times[number])]
         rng.shuffle(shown)
         listed = " ".join(f"<box>{_shares(t.box(times[number]))}</box>{t.name}" for t in shown)
         found.append((f"What is in frame {number + 1}?", listed or "nothing", None))
     for thing in scene.things:
-        for name, wanted in ((f"{thing.colour} object", "shape"), (thing.shape, "colour")):
-            asked = Asked(scene, thing, name, wanted, times)
-            found += _lessons_of(rng, asked)
+        for name, known in ((f"{thing.colour} object", "shape"), (thing.shape, "colour")):
+            for task in _OF_VIDEOS:
+                asked = Asked(scene, thing, name, rng.choice((known, "path")), times)
+                found.append(_lesson(rng, asked, task))
     return found
 
 
-def _lessons_of(rng: Random, asked: Asked) -> list[tuple[str, str, Task | None]]:
-    number = rng.choice(asked.seen)
-    claim = _claim(rng, asked, number, PERFECT)
-    first, last = asked.seen[0], asked.seen[-1]
-    when = (
-        f"Frame {first + 1} <t>{asked.times[first]:.1f}</t>s to "
-        f"frame {last + 1} <t>{asked.times[last]:.1f}</t>s"
-    )
-    path = Asked(asked.scene, asked.thing, asked.name, "path", asked.times)
-    every: list[tuple[str, str, Task | None]] = [
-        (asked.question, f"{claim} {asked.thing.name}", Task.TEMPORAL_SPATIAL),
-        (f"When is the {asked.name} there?", when, Task.TEMPORAL),
-        (path.question, asked.thing.path, Task.FREE_FORM),
-    ]
-    record: dict[str, Any] = {"question": rng.choice((asked, path)).question}
-    chosen = path if record["question"] == path.question else asked
-    letter = _add_options(rng, chosen, record)
-    every.append((record["question"], f"{chosen.answer} {letter}", Task.MCQ))
-    return every
+def _lesson(rng: Random, asked: Asked, task: Task) -> tuple[str, str, Task]:
+    record: dict[str, Any] = {
+        "question": asked.question,
+        "answer": asked.answer,
+        "key_frames": [],
+        "key_items": {},
+    }
+    thought = _BY_TASK[task](rng, asked, record, PERFECT)
+    first, last = (asked.times[asked.seen[end]] for end in (0, -1))
+    when = f"From <t>{first:.1f}</t>s to <t>{last:.1f}</t>s"
+    answer = record["answer"]
+    if task is Task.TEMPORAL:
+        answer = when
+    elif task is Task.TEMPORAL_MCQ:
+        answer = f"{when}.\nCorrect Option: {answer[0]}"
+    return record["question"], f"{thought}\n{answer}", task
 
 
 def _shares(box: Box) -> str:

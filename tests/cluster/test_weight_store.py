@@ -102,7 +102,7 @@ def test_a_store_that_does_not_answer_is_named(cluster, store):
     pid = cluster.get(store.actor.pid.remote(), timeout=60)
     os.kill(pid, signal.SIGSTOP)
     try:
-        with pytest.raises(TimeoutError, match="weight store: no answer to manifest within 1 s"):
+        with pytest.raises(TimeoutError, match="weight store: no answer to 'manifest' within 1 s"):
             WeightStore(store.actor, 1.0).manifest()
     finally:
         os.kill(pid, signal.SIGCONT)

@@ -1,6 +1,7 @@
 """Admission: rows to prompts in order, what cannot be read skipped and counted."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from made import PLAN, row
@@ -96,7 +97,8 @@ def test_it_goes_on_where_it_was():
     admit(source, 3)
     other, _ = admission(5, broken={"row-2"})
     other.restore(source.state())
-    assert admit(other, 4) == admit(source, 4)
+    went_on = [replace(prompt, incarnation=1) for prompt in admit(source, 4)]
+    assert admit(other, 4) == went_on
     assert other.skipped == source.skipped
 
 

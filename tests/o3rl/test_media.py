@@ -119,13 +119,13 @@ def test_another_cache_remembers_by_row_and_plan(cache, videos, tmp_path):
     other = MediaCache(tmp_path, FRAMES)
     with pytest.raises(KeyError, match="prepare or remember"):
         other.frames(key)
-    other.remember(here, plan, key)
+    other.remember(key, plan, media=here.media, is_image=False)
     assert digest(other.frames(key)) == digest(cache.frames(key))
     other.close()
     shutil.copy(videos / "variable.mp4", tmp_path / "good.mp4")
     changed = MediaCache(tmp_path, FRAMES)
     with pytest.raises(MediaError, match="differs from the file"):
-        changed.remember(here, plan, key)
+        changed.remember(key, plan, media=here.media, is_image=False)
     changed.close()
 
 

@@ -315,11 +315,22 @@ def test_a_perfect_teacher_cites_the_truth_and_an_erring_one_stays_in_the_clip(s
 def test_lessons_are_true(seed):
     rng = Random(seed)
     scene = random_scene(rng, split_combinations()[0])
-    for question, answer, task in lessons(rng, scene):
-        assert question
-        assert answer
-        if task is Task.FREE_FORM:
-            assert answer in PATHS
+    times = scene.times(8)
+    for question, text, task in lessons(rng, scene):
+        if task is None:
+            continue
+        [name] = re.findall(r"the (\w+ object|\w+)(?: go| there)?\?", question)[:1]
+        [thing] = [t for t in scene.things if name in (f"{t.colour} object", t.shape)]
+        thought, answer = text.split("\n", 1)
+        for frame in map(int, re.findall(r"(?:[Ff]rames?|to) (\d)", thought)):
+            assert thing.visible(times[frame - 1])
+        for time in map(float, re.findall(r"<t>([\d.]+)</t>", text)):
+            assert thing.visible(min(times, key=lambda t: abs(t - time)))
+        if task is Task.TEMPORAL_MCQ:
+            options = dict(re.findall(r"([A-D])\. (\w+)", question))
+            assert options[answer[-1]] in (thing.colour, thing.shape, thing.path)
+        if task in (Task.FREE_FORM, Task.TEMPORAL_SPATIAL):
+            assert answer in (thing.colour, thing.shape, thing.path)
 
 
 def test_a_size_of_nothing_is_refused():

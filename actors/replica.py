@@ -1,0 +1,74 @@
+"""What runs in a rollout actor: one engine, and the way to its frames. No Ray here."""
+
+import asyncio
+import os
+import socket
+
+from actors.outcome import Loaded
+from actors.slot import Fetch, Place
+from o3rl.config import Model, Rollouts, Sampling
+from o3rl.decode import MediaError
+from o3rl.flow import Failure, Group, Prompt, Version
+from o3rl.source import source_digest
+from o3rl.weights import WeightSource
+
+
+class Replica:
+    """An engine that gets frames by their key."""
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        sampling: Sampling,
+        rollouts: Rollouts,
+        fetch: Fetch,
+        seed: int,
+        source: str,
+    ):
+        """Raises RuntimeError if this node runs other source code than the driver."""
+        if source != source_digest():
+            raise RuntimeError(
+                f"node {socket.gethostname()} runs source {source_digest()}, the driver {source}; "
+                "install the same wheel on every node"
+            )
+        self._model, self._sampling, self._rollouts = model, sampling, rollouts
+        self._fetch, self._seed = fetch, seed
+
+    async def start(self) -> Place:
+        """Start vLLM and let it run once."""
+        from actors.engine import Engine
+
+        self._engine = Engine(self._model, sampling=self._sampling, rollouts=self._rollouts)
+        await self._engine.warm_up()
+        return Place(socket.gethostname(), os.getpid())
+
+    async def ping(self) -> bool:
+        """Answers while the event loop runs."""
+        return True
+
+    async def load(self, source: WeightSource, version: Version) -> Loaded:
+        """See `Engine.load`."""
+        return await self._engine.load(source, version)
+
+    async def adopt(self, version: Version) -> None:
+        """See `Engine.adopt`."""
+        await self._engine.adopt(version)
+
+    async def sample(self, prompt: Prompt, temperature: float, n: int) -> Group | Failure:
+        """See `Engine.sample`; frames that cannot be had are a failure of the prompt."""
+        try:
+            frames = await asyncio.to_thread(self._fetch, prompt.media_key)
+        except (MediaError, TimeoutError) as error:
+            return Failure(prompt.group, -1, f"frames: {error}")
+        return await self._engine.sample(
+            prompt, frames, seed=self._seed, temperature=temperature, n=n
+        )
+
+    async def checksums(self) -> list[dict[str, str]]:
+        """See `Engine.checksums`."""
+        return await self._engine.checksums()
+
+    async def close(self) -> None:
+        """End vLLM."""
+        await self._engine.close()

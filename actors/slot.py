@@ -1,0 +1,51 @@
+"""A rollout replica as the pool sees it: where it is, how it is, which weights it holds."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from o3rl.flow import Version
+
+Fetch = Callable[[str], np.ndarray]  # frames by media key
+
+
+class State(StrEnum):
+    """Of a replica; only a HEALTHY one is given prompts."""
+
+    STARTING = "starting"
+    STALE = "stale"
+    HEALTHY = "healthy"
+    SUSPECT = "suspect"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a replica runs."""
+
+    node: str
+    pid: int
+
+
+@dataclass(eq=False)
+class Slot:
+    """One replica as the pool sees it."""
+
+    index: int
+    group: Any  # its placement group
+    actor: Any = None
+    place: Place | None = None
+    state: State = State.STARTING
+    version: Version | None = None
+    running: int = 0  # prompts
+    deaths: int = 0  # since it last returned a group
+    why: str = ""  # it is not healthy
+    loading: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def __str__(self) -> str:
+        where = f" on {self.place.node}, pid {self.place.pid}" if self.place else ""
+        return f"rollout replica {self.index}{where}"
