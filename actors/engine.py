@@ -30,7 +30,7 @@ from vllm.v1.engine.utils import CoreEngineProcManager
 
 from actors.outcome import EngineBroken, Loaded
 from actors.requests import only, parameters, request, rollout, seed_of, update_info
-from actors.settings import engine_arguments, engine_environment
+from actors.settings import engine_config, engine_environment
 from actors.staging import staged
 from actors.watch import Processes
 from o3rl.config import Model, Rollouts, Sampling
@@ -53,7 +53,7 @@ class Engine:
         self.sampling, self.rollouts, self.model = sampling, rollouts, model
         self.version: Version | None = None  # None: no weights were loaded or adopted yet
         with engine_environment(rollouts):
-            self._llm = AsyncLLM.from_engine_args(engine_arguments(model, rollouts=rollouts))
+            self._llm = AsyncLLM.from_vllm_config(engine_config(model, rollouts=rollouts))
         manager = self._llm.engine_core.resources.engine_manager
         assert isinstance(manager, CoreEngineProcManager)
         self._processes = Processes()

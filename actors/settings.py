@@ -2,15 +2,17 @@
 
 On a CPU: eager mode; prompts in one piece, because a request's own seed and chunked prefill
 together end the CPU engine (its generators have no offset); threads unbound, to be polite to a
-learner on the same cores.
+learner on the same cores; no kernels compiled for what runs eagerly; and the worker inside the
+engine's process, because another process is another quarter of a minute of imports.
 """
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from vllm.config import WeightTransferConfig
+from vllm.config import VllmConfig, WeightTransferConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.usage.usage_lib import UsageContext
 
 from actors.watch import OWNER
 from o3rl.config import Model, Rollouts
@@ -18,6 +20,17 @@ from o3rl.config import Model, Rollouts
 BACKEND = "o3rl_files"
 EXTENSION = "actors.transfer.WorkerExtension"
 PROCESSOR_CACHE_GIB = 1.0
+
+
+def engine_config(model: Model, *, rollouts: Rollouts) -> VllmConfig:
+    """What vLLM starts with."""
+    arguments = engine_arguments(model, rollouts=rollouts)
+    config = arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)
+    if rollouts.gpus == 0 and rollouts.tensor_parallel == 1:
+        # vLLM asks for a process of the worker's own to set OpenMP's variables in; ours are set
+        # before the engine's process starts.
+        config.parallel_config.distributed_executor_backend = "uni"
+    return config
 
 
 def engine_arguments(model: Model, *, rollouts: Rollouts) -> AsyncEngineArgs:
@@ -60,6 +73,7 @@ def engine_environment(rollouts: Rollouts) -> Iterator[None]:
             "VLLM_CPU_KVCACHE_SPACE": str(rollouts.kv_cache_gib),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "OMP_NUM_THREADS": str(max(1, int(rollouts.cpus))),
+            "TORCHDYNAMO_DISABLE": "1",
         }
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)

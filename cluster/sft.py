@@ -14,6 +14,7 @@ from time import perf_counter
 from typing import Any
 
 from cluster.configs import load_named, start_of_sft
+from cluster.train import Trained
 from o3rl.config import Run
 from o3rl.flow import Failure, Prompt, Row
 
@@ -31,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-async def sft(config: Run) -> Any:
+async def sft(config: Run) -> Trained:
     """Train `config` in a started Ray session; returns what it trained.
 
     Raises ValueError where rows have no reasoning, media cannot be read at all, or the model cannot
@@ -40,7 +41,6 @@ async def sft(config: Run) -> Any:
     from cluster.progress import bar
     from cluster.services import services
     from cluster.tracked import tracked
-    from cluster.train import Trained
     from learners.schedule import Optimisation
     from o3rl.store import read_rows
 

@@ -12,10 +12,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING
 
 from cluster.configs import load_named
+from cluster.progress import Show
 from o3rl.config import Run
+from o3rl.flow import Row, ScoredGroup, Version
+
+if TYPE_CHECKING:  # a wrong configuration is told before any of these is imported
+    from cluster.frames import AsyncMedia
+    from cluster.services import Learning, Sampling, Services
+    from learners.group import LearnerGroup
+    from o3rl.admission import Admission
+    from o3rl.ledger import Ledger
+    from o3rl.loop import Loop
+    from o3rl.observers import Validation
+    from o3rl.tracking import Tracker
+    from rewards.pool import ScorerPool
 
 
 def run(options: argparse.Namespace) -> int:
@@ -78,17 +91,17 @@ async def train(config: Run, *, resume: bool = False) -> Trained:
 class Parts:
     """What the loop of a run is wired from."""
 
-    media: Any
-    sampler: Any
-    scorers: Any
-    learner: Any
-    group: Any
-    admission: Any
-    ledger: Any
+    media: "AsyncMedia"
+    sampler: "Sampling"
+    scorers: "ScorerPool"
+    learner: "Learning"
+    group: "LearnerGroup"
+    admission: "Admission"
+    ledger: "Ledger"
 
 
 async def _start(
-    config: Run, start: Any, rows: Sequence[Any], *, steps: int, checkpoint: Path | None
+    config: Run, start: "Services", rows: Sequence[Row], *, steps: int, checkpoint: Path | None
 ) -> Parts:
     from cluster.services import Learning, Sampling
     from learners.schedule import Optimisation
@@ -119,14 +132,14 @@ async def _start(
     return Parts(media, Sampling(pool), scorers, Learning(group), group, admission, ledger)
 
 
-def _loop(config: Run, parts: Parts, *, tracker: Any, folder: Path) -> Any:
+def _loop(config: Run, parts: Parts, *, tracker: "Tracker", folder: Path) -> "Loop":
     """The loop with those who watch it: validation before tracking, which logs what it adds."""
     from cluster.services import box_convention
     from learners.shares import permute_advantages
     from o3rl.loop import Loop
     from o3rl.observers import Checkpoints, Tracking
 
-    def permuted(groups):
+    def permuted(groups: list[ScoredGroup]) -> list[ScoredGroup]:
         return permute_advantages(groups, seed=f"{config.seed}/{loop.step}")
 
     loop = Loop(
@@ -164,7 +177,7 @@ def _loop(config: Run, parts: Parts, *, tracker: Any, folder: Path) -> Any:
     return loop
 
 
-def _validation(config: Run, parts: Parts, best: Path) -> Any:
+def _validation(config: Run, parts: Parts, best: Path) -> "Validation":
     from o3rl.evaluation import Evaluator, spread
     from o3rl.observers import Validation
     from o3rl.store import read_rows
@@ -198,7 +211,9 @@ class Tally:
         self.samples = 0
         self.tokens = 0
 
-    async def stepped(self, step, version, groups, metrics) -> None:
+    async def stepped(
+        self, step: int, version: Version, groups: Sequence[ScoredGroup], metrics: dict[str, float]
+    ) -> None:
         """Add a batch."""
         del step, version
         self.samples += sum(len(group.rewards_G) for group in groups)
@@ -208,10 +223,12 @@ class Tally:
 class Bar:
     """Moves the progress bar."""
 
-    def __init__(self, show: Any):
+    def __init__(self, show: Show):
         self._show = show
 
-    async def stepped(self, step, version, groups, metrics) -> None:
+    async def stepped(
+        self, step: int, version: Version, groups: Sequence[ScoredGroup], metrics: dict[str, float]
+    ) -> None:
         """One step."""
         del version, groups
         words = f"reward {metrics['reward/total']:.2f}"
