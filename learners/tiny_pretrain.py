@@ -217,7 +217,14 @@ def pretrain(
             "norm": float(norm),
         }
     state.unlink()
-    (out / "pretrain.json").write_text(json.dumps({"recipe": asdict(recipe)}) + "\n")
+    legs = [*_legs(start), asdict(recipe)]
+    (out / "pretrain.json").write_text(json.dumps({"recipes": legs}, indent=1) + "\n")
+
+
+def _legs(start: Path | None) -> list[dict[str, Any]]:
+    """The recipes by which the model at `start` was made."""
+    written = start / "pretrain.json" if start else None
+    return json.loads(written.read_text())["recipes"] if written and written.is_file() else []
 
 
 def build_optimizers(model: torch.nn.Module) -> list[torch.optim.Optimizer]:
