@@ -37,7 +37,7 @@ def sampled(rows: Iterable[Row], cache: MediaCache) -> Iterator[Entry]:
             log.warning("row %s is not shown: %s", row.id, error)
             continue
         reward = Reward({}, 0.0, tuple(_claims(row)))
-        yield Entry(row, plan, frames, row.reasoning or "", reward, row.source or "no source")
+        yield Entry(row, plan, frames, _thought(row), reward, row.source or "no source")
 
 
 def write_check_page(path: Path, check: Check, entries: Sequence[Entry]) -> None:
@@ -143,7 +143,7 @@ def _card(place: int, entry: Entry) -> dict[str, Any]:
         "shots": _shots(entry, frames),
         "strip": () if len(entry.frames) == 1 else frames,
         "timeline": timeline(entry),
-        "segments": list(segments((row.reasoning or "")[:MAX_TEXT])),
+        "segments": list(segments(entry.text[:MAX_TEXT])),
         "objects": [
             (f"{key.time:g} s", name, len(boxes))
             for key in row.truth.key_frames
@@ -158,6 +158,12 @@ def _shots(entry: Entry, frames: Sequence[Shot]) -> tuple[Shot, ...]:
         return shots(entry, convention=ABSOLUTE)
     keys = entry.row.truth.key_frames
     return tuple(frames[at] for at in sorted({nearest_frame(entry.plan, k.time) for k in keys}))
+
+
+def _thought(row: Row) -> str:
+    """The reasoning as a thought, by whose tags a page finds its claims."""
+    said = row.reasoning or ""
+    return said if not said or "<think>" in said else f"<think>{said}</think>"
 
 
 def _claims(row: Row) -> Iterator[Claim]:

@@ -13,11 +13,20 @@ from typing import Any
 
 from o3rl.decode import MediaError, check_file, inside
 from o3rl.files import write_text
-from o3rl.flow import KeyFrame, Row, Task, Truth
+from o3rl.flow import Box, KeyFrame, Row, Task, Truth
 from o3rl.json_records import BadRecord, read_records
 from o3rl.media_roots import MediaRoots
 from o3rl.store import write_rows
-from o3rl.truth import TruthError, clipped, parse_box, parse_size, parse_truth, shown
+from o3rl.truth import (
+    TruthError,
+    clipped,
+    parse_answer_box,
+    parse_box,
+    parse_objects,
+    parse_size,
+    parse_truth,
+    shown,
+)
 
 LONGEST_SIDE = 2**31 - 1
 _BOX = re.compile(r"<box>(.*?)</box>", re.DOTALL)
@@ -178,6 +187,11 @@ def _count_mended(
     said = record.get("reasoning_process")
     if row.task is not Task.VISUAL and row.reasoning is not None and row.reasoning != said:
         _count(report.mended, "reasoning boxes cut at the frame's edge", f"id {row.id!r}")
+    for box in _boxes_as_written(row, record):
+        if min(box) < 0 or max(box) > 1:
+            said = f"id {row.id!r}: {shown(box)}"
+            _count(report.mended, "true box cut at the frame's edge", said)
+            break
     for key_frame in row.truth.key_frames:
         if media is None or key_frame.path is None:
             continue
@@ -187,6 +201,16 @@ def _count_mended(
             _count(
                 report.mended, "key frame's image cannot be had: the video's is taken", str(error)
             )
+
+
+def _boxes_as_written(row: Row, record: Mapping[str, Any]) -> Iterator[Box]:
+    """The true boxes of an accepted record, normalised, before they were cut."""
+    if row.task is Task.VISUAL:
+        yield parse_answer_box(record["answer"], record["image_size"])
+    if row.task is Task.TEMPORAL_SPATIAL:
+        for frame in record["key_frames"]:
+            for _, boxes in parse_objects(record["key_items"][str(frame["idx"])]):
+                yield from boxes
 
 
 def _check_media(row: Row, media: Path) -> None:

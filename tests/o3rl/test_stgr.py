@@ -110,6 +110,10 @@ def test_the_report_lies_beside_the_rows(tmp_path):
         "record is no object": {"count": 1, "example": "record 7: record is no object: 7"}
     }
     assert written["mended"]["reasoning boxes cut at the frame's edge"]["count"] == 1
+    assert written["mended"]["true box cut at the frame's edge"] == {
+        "count": 1,
+        "example": "id 'a2': (0.2, 0.2, 0.4, 1.005)",
+    }
 
 
 @pytest.mark.parametrize(
