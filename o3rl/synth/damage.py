@@ -89,7 +89,9 @@ def damaged_lines(count: int) -> list[bytes]:
     return [_LINES[i % len(_LINES)] for i in range(count)]
 
 
-def damaged_videos(good: bytes, folder: Path, count: int, *, seed: int) -> Iterator[tuple[str, str]]:
+def damaged_videos(
+    good: bytes, folder: Path, count: int, *, seed: int
+) -> Iterator[tuple[str, str]]:
     """Write damaged videos to `folder`, made of a good MP4 file; (file name, kind) of each."""
     rng = Random(f"{seed} damaged videos")
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""1,000 damaged rows and 40 damaged videos: each is counted by a reason, and none stops anything."""
+"""1,000 damaged rows, 40 damaged videos: each is counted by a reason, and none stops anything."""
 
 import asyncio
 import json
@@ -88,7 +88,9 @@ def test_of_forty_damaged_videos_each_has_a_reason(forty):
     found = {probe.medium.path: probe for probe in probe_all(root, media, seconds=20)}
     assert len(found) == 42
     assert (found["a.mp4"].reason, found["b.mp4"].frames) == ("", 40)
-    by_kind = {kind: {found[n].reason for n, k in kinds.items() if k == kind} for kind in VIDEO_DAMAGE}
+    by_kind = {
+        kind: {found[n].reason for n, k in kinds.items() if k == kind} for kind in VIDEO_DAMAGE
+    }
     unreadable = {"no readable video", "frames cannot be decoded", "fewer frames than planned"}
     for kind in ("truncated", "random bytes", "wrong codec", "huge header", "zeros", "text"):
         assert by_kind.pop(kind) <= unreadable, kind
