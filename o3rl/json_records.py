@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 CHUNK = 2**20
 LONGEST = 64 * 2**20  # characters of one record; beyond it the file is damaged
@@ -48,8 +48,11 @@ def read_records(path: Path, *, watch: Watch = _unwatched) -> Iterator[object]:
             yield from _lines(file, watch)
             return
     # Bytes that are no UTF-8 become surrogates, so that the row they are in can be refused alone.
-    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
-        yield from _List(file, path, watch).elements()
+    with (
+        path.open("rb") as raw,
+        TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape") as file,
+    ):
+        yield from _List(file, path, lambda: watch(raw.tell())).elements()
 
 
 def _lines(file: BinaryIO, watch: Watch) -> Iterator[object]:
@@ -91,10 +94,10 @@ _DECODER = json.JSONDecoder(parse_int=_integer)
 class _List:
     """The elements of a JSON list, with no more of the text held than one of them and a chunk."""
 
-    def __init__(self, file: TextIOWrapper, path: Path, watch: Watch = _unwatched):
+    def __init__(self, file: TextIO, path: Path, read: Callable[[], None] = lambda: None):
         self._file = file
         self._path = path
-        self._watch = watch
+        self._was_read = read  # told after each chunk
         self._text = ""
         self._at = 0  # the text before is done with
         self._before = 0  # characters of the file that were dropped
@@ -173,7 +176,7 @@ class _List:
 
     def _more(self, count: int) -> None:
         added = self._file.read(count)
-        self._watch(self._file.buffer.tell())
+        self._was_read()
         self._before += self._at
         self._text, self._at = self._text[self._at :] + added, 0
         self._ended = not added
