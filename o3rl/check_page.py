@@ -178,7 +178,10 @@ def _claims(row: Row) -> Iterator[Claim]:
             time = float(raw.time)
         except ValueError:
             continue
-        yield Claim(raw.name, time, tuple(_box(each.numbers) for each in raw_boxes(raw.boxes)))
+        boxes = tuple(_box(each.numbers) for each in raw_boxes(raw.boxes))
+        true = [key.time for key in row.truth.key_frames]
+        nearest = min(true, key=lambda key: abs(key - time), default=None)
+        yield Claim(raw.name, time, boxes, key_time=nearest)
 
 
 def _box(numbers: str) -> tuple[float, float, float, float]:
