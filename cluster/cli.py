@@ -104,6 +104,7 @@ def _demo(commands) -> None:
         default=160,
         help="training videos (default 160); held-out ones and pictures in proportion",
     )
+    _damage(demo)
     _overrides(demo)
 
 
@@ -129,14 +130,79 @@ def _data(commands) -> None:
         help="SFT reasoning without the faults of real annotations (wrong times, loose boxes, "
         "thoughts without evidence)",
     )
+    _damage(synth)
     imported = _command(
         kinds, "import", "cluster.data:import_", "STGR JSON or JSONL to validated Parquet"
     )
-    imported.add_argument("source", type=Path, metavar="FILE", help="STGR-RL.json, STGR-SFT.json")
+    _rows(imported, "FILE", "STGR-RL.json, STGR-SFT.json, or what --adapter reads")
     imported.add_argument(
         "--media", type=Path, help="root of the media; missing files are rejected"
     )
     imported.add_argument("--out", type=Path, required=True, help="folder for the Parquet files")
+    _data_check(kinds)
+
+
+def _damage(parser: argparse.ArgumentParser) -> None:
+    for name, words in (
+        ("videos", "damaged videos among those of training, to see that they are counted"),
+        ("rows", "damaged rows likewise"),
+    ):
+        parser.add_argument(f"--damaged-{name}", type=int, default=0, help=f"{words} (0)")
+
+
+def _data_check(kinds) -> None:
+    check = _command(
+        kinds,
+        "check",
+        "cluster.data_check:check",
+        "what a data set holds and what is wrong with it: rows, media, duplicates, benchmarks",
+    )
+    _rows(check, "FILE|ROWS", "STGR JSON or JSONL, or the folder of an import")
+    check.add_argument("--media", type=Path, help="root of the media; every file is probed")
+    check.add_argument(
+        "--benchmark",
+        action="append",
+        metavar="NAME=FILE",
+        help="look for its videos: ids a line, JSON rows, or the folder of an import; repeatable",
+    )
+    check.add_argument("--out", type=Path, help="folder for check.json and check.html")
+    check.add_argument(
+        "--pictures", type=int, default=18, help="rows that the page shows (%(default)s)"
+    )
+    stats = _command(
+        kinds,
+        "stats",
+        "cluster.data_check:stats",
+        "lengths, durations and counts of evidence by task",
+    )
+    _rows(stats, "ROWS", "the folder of an import, or STGR JSON or JSONL")
+    stats.add_argument("--media", type=Path, help="root of the media, for durations")
+    stats.add_argument("--out", type=Path, metavar="FILE", help="JSON file for the numbers")
+    for parser in (check, stats):
+        parser.add_argument(
+            "--readers",
+            type=int,
+            default=min(8, os.cpu_count() or 1),
+            help="processes that probe media (default: one a core, at most 8)",
+        )
+        parser.add_argument(
+            "--seconds", type=float, default=60.0, help="limit a file (%(default)s)"
+        )
+
+
+def _rows(parser: argparse.ArgumentParser, metavar: str, words: str) -> None:
+    parser.add_argument("source", type=Path, metavar=metavar, help=words)
+    parser.add_argument(
+        "--sources",
+        type=Path,
+        metavar="YAML",
+        help="lines `source pattern: folder` that go before the published map of media folders",
+    )
+    parser.add_argument(
+        "--adapter",
+        metavar="MODULE:FUNCTION",
+        help="a function of yours that gives records in STGR's keys, see docs/data.md",
+    )
 
 
 def _sft(commands) -> None:

@@ -1,17 +1,27 @@
 """`o3rl data …` and `o3rl score`: files in, files out, a table of what was counted."""
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from cluster.progress import bar
+from o3rl.adapters import Adapter, load_adapter
+from o3rl.json_records import read_records
 from o3rl.stgr import ImportReport
+
+MIB = 2**20
+SHOWN_FROM = 32  # MiB from which reading takes long enough for a bar
 
 
 def synth(options: argparse.Namespace) -> int:
     """Write a synthetic STGR data set."""
+    from o3rl.synth.damage import add_damage
     from o3rl.synth.dataset import Size, write_dataset
     from o3rl.synth.questions import PERFECT, Teacher
 
@@ -24,6 +34,9 @@ def synth(options: argparse.Namespace) -> int:
         seed=options.seed,
         teacher=PERFECT if options.perfect_teacher else Teacher(),
         write=write_dataset,
+    )
+    add_damage(
+        options.out, videos=options.damaged_videos, records=options.damaged_rows, seed=options.seed
     )
     Console().print(f"STGR-SFT.json, STGR-RL.json, STGR-held-out.json are in {options.out}")
     return 0
@@ -38,19 +51,52 @@ def write_synthetic(out: Path, size, *, seed: int, teacher, write) -> None:
 
 
 def import_(options: argparse.Namespace) -> int:
-    """Import one STGR file; exit code 1 if no row is left."""
+    """Import one file; exit code 1 if no row is left."""
+    from o3rl.media_roots import read_source_map
     from o3rl.stgr import import_file
 
-    report = import_file(options.source, options.out, media=options.media)
+    with reader(options) as adapter:
+        report = import_file(
+            options.source,
+            options.out,
+            adapter=adapter or read_records,
+            media=options.media,
+            source_map=read_source_map(options.sources),
+        )
     Console().print(import_table(report))
     return 0 if report.rows else 1
+
+
+@contextmanager
+def reader(options: argparse.Namespace) -> Iterator[Adapter | None]:
+    """What reads `options.source`: the adapter named, or STGR's JSON with a bar if it is large.
+
+    None for a folder without an adapter, which is a data set.
+    """
+    if options.adapter:
+        yield load_adapter(options.adapter)
+    elif options.source.is_dir():
+        yield None
+    elif not options.source.is_file() or options.source.stat().st_size < SHOWN_FROM * MIB:
+        yield read_records
+    else:
+        total, told = -(-options.source.stat().st_size // MIB), 0
+        with bar("MiB", total) as show:
+
+            def watch(read: int) -> None:
+                nonlocal told
+                if (now := min(total, -(-read // MIB))) > told:
+                    told = now
+                    show(now, "")
+
+            yield partial(read_records, watch=watch)
 
 
 def import_table(report: ImportReport) -> Table:
     """Rows by task, and what was rejected or mended by reason with an example."""
     table = Table(
         title_justify="left",
-        title=f"{Path(report.source).name}: {report.rows} rows of {report.read}",
+        title=Text(f"{Path(report.source).name}: {report.rows} rows of {report.read}"),
         box=None,
     )
     table.add_column("")
@@ -60,7 +106,8 @@ def import_table(report: ImportReport) -> Table:
         table.add_row(task, str(count), "")
     for word, reasons in (("rejected", report.rejected), ("mended", report.mended)):
         for reason, counted in sorted(reasons.items()):
-            table.add_row(f"{word}: {reason}", str(counted.count), counted.example)
+            # As Text: an example may hold what rich would take for its markup.
+            table.add_row(f"{word}: {reason}", str(counted.count), Text(counted.example))
     return table
 
 

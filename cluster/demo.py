@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     console = Console()
     clock = Clock(console)
     with clock.stage("synth"):
-        _synthesise(folder / "data", config.seed, videos=options.videos)
+        _synthesise(folder / "data", config.seed, options)
     with clock.stage("import"):
         _import(config, console)
     from cluster.session import ray_session
@@ -70,12 +70,15 @@ class Clock:
         self._console.print(f"{name}: {self.seconds[name]:.0f} s{over}")
 
 
-def _synthesise(out: Path, seed: int, *, videos: int) -> None:
+def _synthesise(out: Path, seed: int, options: argparse.Namespace) -> None:
+    from o3rl.synth.damage import add_damage
     from o3rl.synth.dataset import Size, write_dataset
     from o3rl.synth.questions import Teacher
 
+    videos = options.videos
     size = Size(videos, videos * 3 // 4, videos * 3 // 10, videos // 5)
     write_synthetic(out, size, seed=seed, teacher=Teacher(), write=write_dataset)
+    add_damage(out, videos=options.damaged_videos, records=options.damaged_rows, seed=seed)
 
 
 def _import(config: Run, console: Console) -> None:

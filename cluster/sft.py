@@ -17,6 +17,7 @@ from cluster.configs import load_named, start_of_sft
 from cluster.train import Trained
 from o3rl.config import Run
 from o3rl.flow import Failure, Prompt, Row
+from o3rl.order import RowOrder, order_of
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,9 @@ async def sft(config: Run) -> Trained:
     folder = Path(config.folder) / "sft"
     rows = read_rows(config.sft.rows, limit=config.data.max_rows)
     _require_reasoning(rows, config.sft.rows)
-    steps = config.sft.steps or max(1, config.sft.epochs * len(rows) // config.sft.batch)
+    order = order_of(rows, config.seed, task_weights=config.sft.task_weights)
+    planned = int(config.sft.epochs * order.per_epoch)
+    steps = config.sft.steps or max(1, planned // config.sft.batch)
     tokens = samples = 0
     with tracked(config, folder, stage="sft") as tracker, bar("cold start", steps) as show:
         async with services(config, folder) as start:
@@ -56,7 +59,7 @@ async def sft(config: Run) -> Trained:
             optimisation = Optimisation.of_sft(config.sft, batches=steps)
             group = start.learner(media.media, None, optimisation=optimisation)
             await group.start()
-            feed = Feed(rows, media, seed=config.seed, batch=config.sft.batch)
+            feed = Feed(rows, media, order=order, batch=config.sft.batch)
             async for step, batch in ahead(feed, steps):
                 metrics = await group.sft_step(batch)
                 tokens += int(metrics["learner/tokens"])
@@ -74,12 +77,10 @@ async def sft(config: Run) -> Trained:
 class Feed:
     """Batches of prompts in a seeded order, epoch after epoch."""
 
-    def __init__(self, rows: Sequence[Row], media: Any, *, seed: int, batch: int):
-        from o3rl.order import RowOrder
-
+    def __init__(self, rows: Sequence[Row], media: Any, *, order: RowOrder, batch: int):
         self.skipped = 0
         self._rows = rows
-        self._order = RowOrder([row.task for row in rows], seed)
+        self._order = order
         self._media = media
         self._batch = batch
         self._number = 0

@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # a wrong configuration is told before any of these is import
     from o3rl.ledger import Ledger
     from o3rl.loop import Loop
     from o3rl.observers import Validation
+    from o3rl.order import RowOrder
     from o3rl.tracking import Tracker
     from rewards.pool import ScorerPool
 
@@ -61,17 +62,22 @@ async def train(config: Run, *, resume: bool = False) -> Trained:
     from cluster.progress import bar
     from cluster.services import services
     from cluster.tracked import tracked
+    from o3rl.order import order_of
     from o3rl.store import read_rows
 
     began = perf_counter()
     folder = Path(config.folder) / "rl"
     rows = read_rows(config.data.train, limit=config.data.max_rows)
-    steps = config.loop.steps or max(1, config.loop.epochs * len(rows) // config.loop.groups)
+    order = order_of(rows, config.seed, task_weights=config.data.task_weights)
+    planned = int(config.loop.epochs * order.per_epoch)
+    steps = config.loop.steps or max(1, planned // config.loop.groups)
     checkpoint = _checkpoint(folder / "checkpoints") if resume else None
     tally = Tally()
     with tracked(config, folder, stage="rl") as tracker, bar("training", steps) as show:
         async with services(config, folder) as start:
-            parts = await _start(config, start, rows, steps=steps, checkpoint=checkpoint)
+            parts = await _start(
+                config, start, rows, order=order, steps=steps, checkpoint=checkpoint
+            )
             loop = _loop(config, parts, tracker=tracker, folder=folder)
             loop.observe(tally)
             loop.observe(Bar(show))
@@ -101,13 +107,18 @@ class Parts:
 
 
 async def _start(
-    config: Run, start: "Services", rows: Sequence[Row], *, steps: int, checkpoint: Path | None
+    config: Run,
+    start: "Services",
+    rows: Sequence[Row],
+    *,
+    order: "RowOrder",
+    steps: int,
+    checkpoint: Path | None,
 ) -> Parts:
     from cluster.services import Learning, Sampling
     from learners.schedule import Optimisation
     from o3rl.admission import Admission
     from o3rl.ledger import Ledger
-    from o3rl.order import RowOrder
     from o3rl.together import together
 
     media, store = start.media(), start.store()
@@ -121,7 +132,7 @@ async def _start(
         await group.restore(checkpoint / "learner")
     admission = Admission(
         list(rows),
-        RowOrder([row.task for row in rows], config.seed),
+        order,
         media,
         ledger,
         planned=steps * config.loop.groups,

@@ -55,6 +55,7 @@ class Admission:
         self._admitted += 1
         reason = ""
         while self._failed_in_a_row < 2 * len(self._rows) + IN_FLIGHT:
+            epoch = self._order.epoch
             [index] = self._order.take(1)
             row = self._rows[index]
             group, self._next_group = self._next_group, self._next_group + 1
@@ -63,13 +64,13 @@ class Admission:
                 reason = prepared.reason
                 self.skipped += 1
                 self._failed_in_a_row += 1
-                self._ledger.skip(group, row.id, prepared.reason)
+                self._ledger.skip(group, row.id, prepared.reason, epoch=epoch)
                 logger.warning("row %s is skipped: %s", row.id, prepared.reason)
                 continue
             self._failed_in_a_row = 0
             plan, key = prepared
             prompt = Prompt(group, row, plan, key, progress, self._incarnation)
-            self._ledger.admit(prompt)
+            self._ledger.admit(prompt, epoch=epoch)
             return prompt
         raise ValueError(
             f"none of the media of {len(self._rows)} rows can be read; the last: {reason}; is "

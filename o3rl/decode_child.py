@@ -154,6 +154,9 @@ def serve(connection: socket.socket) -> None:
 
 
 if __name__ == "__main__":
+    # What libraries write to standard error about a bad file is known by its reason; ours goes on.
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))

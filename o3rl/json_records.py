@@ -1,25 +1,37 @@
 """Records of a JSON list or of JSON lines, one by one: a large file needs little memory."""
 
 import json
-from collections.abc import Iterator
+import math
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
 CHUNK = 2**20
 LONGEST = 64 * 2**20  # characters of one record; beyond it the file is damaged
+LONGEST_NUMBER = 1000  # digits; Python refuses longer integers, and no field of ours holds one
+
+Watch = Callable[[int], None]  # told how many bytes were read so far
+
+_MARK = re.compile(r'\\.|["\[\]{}]', re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class BadRecord:
-    """A line that is no JSON: why, and which."""
+    """A record that cannot be read: why, in words that can be counted, and which."""
 
     reason: str
     where: str
 
 
-def read_records(path: Path) -> Iterator[object]:
-    """Each value of a JSON list, or of each line; a line that cannot be read is a BadRecord.
+def _unwatched(read: int) -> None:
+    del read
+
+
+def read_records(path: Path, *, watch: Watch = _unwatched) -> Iterator[object]:
+    """Each value of a JSON list, or of each line; one that cannot be read alone is a BadRecord.
 
     Raises FileNotFoundError, and ValueError where a list is damaged: what follows cannot be told.
     """
@@ -33,20 +45,26 @@ def read_records(path: Path) -> Iterator[object]:
             pass
         file.seek(start)
         if byte != b"[":
-            yield from _lines(file)
+            yield from _lines(file, watch)
             return
     # Bytes that are no UTF-8 become surrogates, so that the row they are in can be refused alone.
-    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
-        yield from _List(file, path).elements()
+    with (
+        path.open("rb") as raw,
+        TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape") as file,
+    ):
+        yield from _List(file, path, lambda: watch(raw.tell())).elements()
 
 
-def _lines(file: BinaryIO) -> Iterator[object]:
-    number = 0
+def _lines(file: BinaryIO, watch: Watch) -> Iterator[object]:
+    number = read = 0
     while line := file.readline(LONGEST + 1):
         number += 1
+        read += len(line)
+        watch(read)
         if len(line) > LONGEST:
             while line and not line.endswith(b"\n"):
                 line = file.readline(LONGEST)
+                read += len(line)
             yield BadRecord("record is too long", f"line {number}")
         elif line.strip():
             yield _line(line, number)
@@ -54,19 +72,32 @@ def _lines(file: BinaryIO) -> Iterator[object]:
 
 def _line(line: bytes, number: int) -> object:
     try:
-        return json.loads(line.decode())
+        return _DECODER.decode(line.decode())
     except UnicodeDecodeError:
         return BadRecord("record is not valid Unicode", f"line {number}")
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        return BadRecord("record is nested too deeply", f"line {number}")
+    except ValueError as error:
         return BadRecord("record is no JSON", f"line {number}: {error}")
+
+
+def _integer(digits: str) -> int | float:
+    """Beyond all bounds where Python would refuse, so that the record's own check rejects it."""
+    if len(digits) > LONGEST_NUMBER:
+        return -math.inf if digits.startswith("-") else math.inf
+    return int(digits)
+
+
+_DECODER = json.JSONDecoder(parse_int=_integer)
 
 
 class _List:
     """The elements of a JSON list, with no more of the text held than one of them and a chunk."""
 
-    def __init__(self, file: TextIO, path: Path):
+    def __init__(self, file: TextIO, path: Path, read: Callable[[], None] = lambda: None):
         self._file = file
         self._path = path
+        self._was_read = read  # told after each chunk
         self._text = ""
         self._at = 0  # the text before is done with
         self._before = 0  # characters of the file that were dropped
@@ -86,16 +117,18 @@ class _List:
 
     def _element(self) -> object:
         self._peek()
-        decoder = json.JSONDecoder()
         while True:
             try:
-                value, end = decoder.raw_decode(self._text, self._at)
-            except (ValueError, RecursionError) as error:
-                left = len(self._text) - self._at
-                if self._ended or left > LONGEST or not isinstance(error, json.JSONDecodeError):
-                    raise self._damaged(str(error)) from error
-                self._more(max(CHUNK, left))
+                value, end = _DECODER.raw_decode(self._text, self._at)
+            except json.JSONDecodeError as error:
+                self._more_or_raise(error)
                 continue
+            except RecursionError as error:
+                end = self._closing()
+                if end is None:
+                    self._more_or_raise(error)
+                    continue
+                value = BadRecord("record is nested too deeply", f"record {self._count + 1}")
             # A number may go on in what was not read yet: "1" of "1e+5", cut after the sign.
             is_whole = not isinstance(value, int | float) or end + 3 <= len(self._text)
             if is_whole or self._ended:
@@ -103,6 +136,28 @@ class _List:
                 self._count += 1
                 return value
             self._more(CHUNK)
+
+    def _more_or_raise(self, error: Exception) -> None:
+        """Read on, as the record may only be cut; as much again as is there, so it stays linear."""
+        left = len(self._text) - self._at
+        if self._ended or left > LONGEST:
+            raise self._damaged(str(error)) from error
+        self._more(max(CHUNK, left))
+
+    def _closing(self) -> int | None:
+        """Where the brackets of the record at hand close; None if that was not read yet."""
+        depth, in_string = 0, False
+        for match in _MARK.finditer(self._text, self._at):
+            mark = match[0]
+            if mark == '"':
+                in_string = not in_string
+            elif in_string or mark.startswith("\\"):
+                continue
+            else:
+                depth += 1 if mark in "[{" else -1
+                if depth == 0:
+                    return match.end()
+        return None
 
     def _peek(self) -> str:
         """The next character that is no blank; empty at the end."""
@@ -121,6 +176,7 @@ class _List:
 
     def _more(self, count: int) -> None:
         added = self._file.read(count)
+        self._was_read()
         self._before += self._at
         self._text, self._at = self._text[self._at :] + added, 0
         self._ended = not added

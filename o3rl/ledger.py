@@ -25,13 +25,14 @@ _SCHEMA = pa.schema(
         ("incarnation", pa.int64()),
         ("version", pa.int64()),
         ("reason", pa.string()),
+        ("epoch", pa.int64()),
     ]
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One prompt. `version` is the one whose update trained it; -1 before."""
+    """One prompt. `version` is the one whose update trained it; -1 before. Epochs are from 0."""
 
     group: int
     row: str
@@ -40,6 +41,7 @@ class Entry:
     incarnation: int = -1
     version: int = -1
     reason: str = ""
+    epoch: int = 0
 
 
 class Ledger:
@@ -48,10 +50,10 @@ class Ledger:
     def __init__(self, entries: Iterable[Entry] = ()):
         self._entries = {entry.group: entry for entry in entries}
 
-    def admit(self, prompt: Prompt) -> None:
+    def admit(self, prompt: Prompt, *, epoch: int = 0) -> None:
         """A prompt's first attempt. A group number names one prompt only."""
         assert prompt.group not in self._entries, f"group {prompt.group} is admitted twice"
-        self._entries[prompt.group] = Entry(prompt.group, prompt.row.id)
+        self._entries[prompt.group] = Entry(prompt.group, prompt.row.id, epoch=epoch)
 
     def retry(self, prompt: Prompt, reason: str) -> None:
         """Another attempt begins; `reason` says why the last one ended."""
@@ -61,10 +63,10 @@ class Ledger:
         """Given up after its last attempt."""
         self._change(prompt.group, outcome=SET_ASIDE, reason=reason)
 
-    def skip(self, group: int, row: str, reason: str) -> None:
+    def skip(self, group: int, row: str, reason: str, *, epoch: int = 0) -> None:
         """A row whose media could not be read: no prompt was made of it."""
         assert group not in self._entries, f"group {group} is admitted already"
-        self._entries[group] = Entry(group, row, 0, SKIPPED, reason=reason)
+        self._entries[group] = Entry(group, row, 0, SKIPPED, reason=reason, epoch=epoch)
 
     def train(self, prompts: Iterable[Prompt], version: Version) -> None:
         """Trained by the update that made `version`."""
@@ -77,6 +79,10 @@ class Ledger:
     def counts(self) -> dict[str, int]:
         """Entries by outcome."""
         return dict(Counter(entry.outcome for entry in self._entries.values()))
+
+    def rows_of(self, epoch: int) -> tuple[str, ...]:
+        """The ids of the rows that an epoch has used so far, skipped ones too, in their order."""
+        return tuple(entry.row for entry in self.entries() if entry.epoch == epoch)
 
     def entries(self) -> tuple[Entry, ...]:
         """In order of group number."""

@@ -4,6 +4,9 @@ import posixpath
 import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from pathlib import Path
+
+import yaml
 
 from o3rl.decode import MediaError
 
@@ -20,6 +23,29 @@ SOURCES = {
 }
 
 _FOLDERS = re.compile(r"([^{}]*)\{([^{},]+),([^{},]+)\}")
+
+
+def read_source_map(path: Path | None) -> dict[str, str]:
+    """A map of a user's own from YAML, `pattern: folder` a line; empty without a file.
+
+    Raises FileNotFoundError, and ValueError unless it holds text by text.
+    """
+    if path is None:
+        return {}
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no map of sources at {path}")
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"the map of sources {path} is no YAML: {error}") from error
+    if not isinstance(found, dict) or not all(
+        isinstance(word, str) for pair in found.items() for word in pair
+    ):
+        raise ValueError(
+            f"the map of sources {path} must hold lines `pattern: folder`, such as "
+            "'STR_plm*: stgr/plm/{videos,kfs}'"
+        )
+    return found
 
 
 class MediaRoots:

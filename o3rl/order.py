@@ -10,9 +10,15 @@ import random
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 
-from o3rl.flow import Task
+from o3rl.flow import Row, Task
 
 LEAST_PER_EPOCH = 0.01
+
+
+def order_of(rows: Sequence[Row], seed: int, *, task_weights: Mapping[str, float]) -> "RowOrder":
+    """The order of `rows`; weights by the names in `Task`, in small letters as configured."""
+    weights = {Task[name.upper()]: weight for name, weight in task_weights.items()}
+    return RowOrder([row.task for row in rows], seed, weights=weights)
 
 
 class RowOrder:
@@ -43,6 +49,13 @@ class RowOrder:
     def epoch(self) -> int:
         """The epoch that the next row belongs to, from 0."""
         return self._epoch
+
+    @property
+    def per_epoch(self) -> float:
+        """Rows of an epoch, on average over epochs."""
+        return sum(
+            self._weights.get(task, 1.0) * len(rows) for task, rows in self._rows_by_task.items()
+        )
 
     def take(self, count: int) -> list[int]:
         """The next `count` row indices, into further epochs if this one ends."""
@@ -102,13 +115,10 @@ class RowOrder:
                 raise ValueError(f"weight of {task.value!r} is {weight!r}; it must be 0 or more")
             if task not in self._rows_by_task:
                 raise ValueError(f"{task.value!r} has a weight, but no row is of that task")
-        per_epoch = sum(
-            self._weights.get(task, 1.0) * len(rows) for task, rows in self._rows_by_task.items()
-        )
-        if per_epoch < LEAST_PER_EPOCH:
+        if self.per_epoch < LEAST_PER_EPOCH:
             raise ValueError(
-                f"with the weights {self._weights} an epoch holds {per_epoch:g} rows on average; "
-                f"it must be {LEAST_PER_EPOCH} or more"
+                f"with the weights {self._weights} an epoch holds {self.per_epoch:g} rows on "
+                f"average; it must be {LEAST_PER_EPOCH} or more"
             )
 
     def _enter_next_while_done(self) -> None:

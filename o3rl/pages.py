@@ -4,9 +4,6 @@ Frames are embedded as JPEG, once each; drawings are inline SVG. What a model or
 escaped everywhere, and the page's policy lets no script run but its own.
 """
 
-import base64
-import hashlib
-import io
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,21 +12,16 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-from PIL import Image
-
 from o3rl.boxes import ABSOLUTE, BoxConvention
 from o3rl.evidence import Entry, bars, segments, shots, strip, timeline
 from o3rl.files import write_text
 from o3rl.flow import Task
 from o3rl.measure import makes_claim, without_format
+from o3rl.rendering import data_url, environment, jpeg, policy
 from o3rl.report import MODES, SHOWN, STAGES, gain, number, value
 
 MAX_ENTRIES = 60
 MAX_TEXT = 20_000  # characters of one response that are shown
-JPEG_QUALITY = 82
 
 __all__ = ["MAX_ENTRIES", "Entry", "PageLink", "write_index", "write_page"]
 
@@ -63,7 +55,7 @@ def write_page(
     shown = entries[:max_entries]
     tasks = Counter(str(entry.row.task) for entry in shown)
     html = (
-        _environment()
+        environment()
         .get_template("page.html")
         .render(
             title=title,
@@ -71,7 +63,7 @@ def write_page(
             tasks=_in_order(tasks),
             left_out=len(entries) - len(shown),
             facts=_facts(shown),
-            csp=_policy(),
+            csp=policy(),
         )
     )
     write_text(path, html)
@@ -92,7 +84,7 @@ def write_index(
     for page in pages:
         tasks.update(page.tasks)
     html = (
-        _environment()
+        environment()
         .get_template("index.html")
         .render(
             title=title,
@@ -100,8 +92,8 @@ def write_index(
             tasks=_in_order(tasks),
             numbers=_numbers(report) if report else None,
             report=report,
-            curves=_data_url(curves.read_bytes(), "png") if curves else None,
-            csp=_policy(),
+            curves=data_url(curves.read_bytes(), "png") if curves else None,
+            csp=policy(),
         )
     )
     write_text(path, html)
@@ -117,7 +109,7 @@ def _card(place: int, entry: Entry, convention: BoxConvention) -> dict[str, Any]
         "task": str(entry.row.task),
         "is_asked": entry.row.task is Task.TEMPORAL_SPATIAL,  # for claims
         "is_image": entry.row.task is Task.VISUAL,
-        "images": [_data_url(_jpeg(frame), "jpeg") for frame in entry.frames],
+        "images": [data_url(jpeg(frame), "jpeg") for frame in entry.frames],
         "width": entry.frames.shape[2],
         "height": entry.frames.shape[1],
         "shots": shots(entry, convention=convention),
@@ -168,41 +160,3 @@ def _in_order(tasks: Mapping[str, int]) -> dict[str, int]:
 
 def _relative(page: Path, index: Path) -> str:
     return Path(os.path.relpath(page, index.parent)).as_posix()
-
-
-def _jpeg(frame: np.ndarray) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(frame).save(out, "JPEG", quality=JPEG_QUALITY, optimize=True)
-    return out.getvalue()
-
-
-def _data_url(content: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _source(name: str) -> Markup:
-    """A style sheet or script of ours, as it is."""
-    loader, environment = PackageLoader("o3rl"), Environment(autoescape=True)
-    return Markup(loader.get_source(environment, name)[0])
-
-
-def _policy() -> str:
-    """Nothing from anywhere, and no script but the one whose digest this is."""
-    script = base64.b64encode(hashlib.sha256(_source("filter.js").encode()).digest()).decode()
-    return (
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-        f"script-src 'sha256-{script}'; base-uri 'none'; form-action 'none'"
-    )
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("o3rl"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals["style"] = _source("style.css")
-    environment.globals["script"] = _source("filter.js")
-    return environment

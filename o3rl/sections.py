@@ -4,14 +4,26 @@
 wrong value raises ValueError by name, value and rule. Imports nothing that takes time.
 """
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+
+from o3rl.flow import Task
 
 
 def require(ok: bool, name: str, value: object, rule: str) -> None:
     """Raise ValueError with name, value and rule unless `ok`."""
     if not ok:
         raise ValueError(f"{name} is {value!r}; it must be {rule}")
+
+
+def require_task_weights(weights: Mapping[str, float], name: str) -> None:
+    """Raise ValueError unless `weights` are of tasks, by their names in `Task`, and 0 or more."""
+    names = [task.name.lower() for task in Task]
+    for task, weight in weights.items():
+        require(task in names, f"{name} key", task, f"one of {', '.join(names)}")
+        require(math.isfinite(weight) and weight >= 0, f"{name}.{task}", weight, "0 or more")
 
 
 class Profile(StrEnum):
@@ -85,8 +97,10 @@ class Data:
     validation_rows: int = 64
     media: str = "data/media"  # root; rows hold paths below it
     max_rows: int = 0  # 0: all
+    task_weights: dict[str, float] = field(default_factory=dict)  # uses of a row an epoch; else 1
 
     def __post_init__(self):
+        require_task_weights(self.task_weights, "data.task_weights")
         require(bool(self.train), "data.train", self.train, "a folder made by `o3rl data import`")
         require(self.validation_rows > 0, "data.validation_rows", self.validation_rows, "1 or more")
         require(self.max_rows >= 0, "data.max_rows", self.max_rows, "0 (all) or more")
@@ -305,6 +319,7 @@ class Sft:
 
     start: str = ""  # the model it starts from; empty: model.path
     rows: str = "data/stgr-sft"
+    task_weights: dict[str, float] = field(default_factory=dict)  # as data.task_weights
     epochs: int = 1
     steps: int = 0  # 0: by epochs
     batch: int = 8  # rows a step, over all ranks
@@ -315,6 +330,7 @@ class Sft:
     max_grad_norm: float = 5.0
 
     def __post_init__(self):
+        require_task_weights(self.task_weights, "sft.task_weights")
         require(self.epochs >= 1, "sft.epochs", self.epochs, "1 or more")
         require(self.steps >= 0, "sft.steps", self.steps, "0 (by epochs) or more")
         require(self.batch >= 1, "sft.batch", self.batch, "1 or more")

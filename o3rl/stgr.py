@@ -1,23 +1,32 @@
 """STGR files to rows: each record is accepted, or rejected with a reason that is counted.
 
-Evidence is normalised here, once. A data set of another form joins by a generator of records in
-STGR's keys, given to `import_records`. Whether a video can be decoded is not asked here.
+Evidence is normalised here, once. A data set of another form joins by a function that gives records
+in STGR's keys (`o3rl.adapters`). Whether a video can be decoded is not asked here: `o3rl.probing`.
 """
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from o3rl.decode import MediaError, check_file, inside
 from o3rl.files import write_text
-from o3rl.flow import KeyFrame, Row, Task, Truth
+from o3rl.flow import Box, KeyFrame, Row, Task, Truth
 from o3rl.json_records import BadRecord, read_records
 from o3rl.media_roots import MediaRoots
 from o3rl.store import write_rows
-from o3rl.truth import TruthError, clipped, parse_box, parse_size, parse_truth
+from o3rl.truth import (
+    TruthError,
+    clipped,
+    parse_answer_box,
+    parse_box,
+    parse_objects,
+    parse_size,
+    parse_truth,
+    shown,
+)
 
 LONGEST_SIDE = 2**31 - 1
 _BOX = re.compile(r"<box>(.*?)</box>", re.DOTALL)
@@ -48,7 +57,7 @@ class RowError(ValueError):
     """A record that makes no row. `reason` is short and free of values, so it can be counted."""
 
     def __init__(self, reason: str, value: object = None):
-        super().__init__(reason if value is None else f"{reason}: {value!r:.200}")
+        super().__init__(reason if value is None else f"{reason}: {shown(value)}")
         self.reason = reason
 
 
@@ -56,16 +65,17 @@ def import_file(
     source: Path,
     out: Path,
     *,
+    adapter: Callable[[Path], Iterable[object]] = read_records,
     media: Path | None = None,
     source_map: Mapping[str, str] | None = None,
 ) -> ImportReport:
-    """Write the rows of an STGR file, a JSON list or JSON lines, as a data set in `out`.
+    """Write the rows of a file as a data set in `out`: STGR's JSON list or lines, or an adapter's.
 
     As `import_records`; raises FileNotFoundError without the file, ValueError if its list is
     damaged.
     """
     return import_records(
-        read_records(source), out, name=str(source), media=media, source_map=source_map
+        adapter(source), out, name=str(source), media=media, source_map=source_map
     )
 
 
@@ -79,17 +89,30 @@ def import_records(
 ) -> ImportReport:
     """Write the rows of records in STGR's keys as a data set in `out`, `import.json` beside it.
 
-    With a media root, rows without their file are rejected. `source_map` goes before the published
-    map (`o3rl.media_roots`).
-    Raises ValueError on a wrong map or a media root that is no folder.
+    `source_map` goes before the published map (`o3rl.media_roots`). Otherwise as `accepted_rows`.
+    """
+    report = ImportReport(source=name)
+    rows = accepted_rows(records, report, media=media, source_map=source_map)
+    report.rows = write_rows(rows, out)
+    write_text(out / "import.json", json.dumps(asdict(report), indent=1) + "\n")
+    return report
+
+
+def accepted_rows(
+    records: Iterable[object],
+    report: ImportReport,
+    *,
+    media: Path | None = None,
+    source_map: Mapping[str, str] | None = None,
+) -> Iterator[Row]:
+    """The rows that pass, one by one; what became of each record is counted in `report`.
+
+    With a media root, rows without their file are rejected. Raises ValueError at once on a wrong
+    map or a media root that is no folder.
     """
     if media is not None and not media.is_dir():
         raise ValueError(f"the media root {media} is no folder")
-    roots = MediaRoots(source_map or {})
-    report = ImportReport(source=name)
-    report.rows = write_rows(_accepted(records, roots, media, report), out)
-    write_text(out / "import.json", json.dumps(asdict(report), indent=1) + "\n")
-    return report
+    return _accepted(records, MediaRoots(source_map or {}), media, report)
 
 
 def row_of(record: Mapping[str, Any], roots: MediaRoots) -> Row:
@@ -132,7 +155,7 @@ def _accepted(
         try:
             if not isinstance(record, Mapping):
                 raise RowError("record is no object", record)
-            where += f", id {record.get('id')!r:.80}"
+            where += f", id {shown(record.get('id'))}"
             row = row_of(record, roots)
             if row.id in seen:
                 raise RowError("id was there before", row.id)
@@ -140,6 +163,9 @@ def _accepted(
                 _check_media(row, media)
         except (RowError, TruthError, MediaError) as error:
             _count(report.rejected, error.reason, f"{where}: {error}")
+            continue
+        except RecursionError:
+            _count(report.rejected, "record is nested too deeply", where)
             continue
         seen.add(row.id)
         _count_mended(row, record, media, report)
@@ -161,6 +187,11 @@ def _count_mended(
     said = record.get("reasoning_process")
     if row.task is not Task.VISUAL and row.reasoning is not None and row.reasoning != said:
         _count(report.mended, "reasoning boxes cut at the frame's edge", f"id {row.id!r}")
+    for box in _boxes_as_written(row, record):
+        if min(box) < 0 or max(box) > 1:
+            said = f"id {row.id!r}: {shown(box)}"
+            _count(report.mended, "true box cut at the frame's edge", said)
+            break
     for key_frame in row.truth.key_frames:
         if media is None or key_frame.path is None:
             continue
@@ -170,6 +201,16 @@ def _count_mended(
             _count(
                 report.mended, "key frame's image cannot be had: the video's is taken", str(error)
             )
+
+
+def _boxes_as_written(row: Row, record: Mapping[str, Any]) -> Iterator[Box]:
+    """The true boxes of an accepted record, normalised, before they were cut."""
+    if row.task is Task.VISUAL:
+        yield parse_answer_box(record["answer"], record["image_size"])
+    if row.task is Task.TEMPORAL_SPATIAL:
+        for frame in record["key_frames"]:
+            for _, boxes in parse_objects(record["key_items"][str(frame["idx"])]):
+                yield from boxes
 
 
 def _check_media(row: Row, media: Path) -> None:

@@ -6,7 +6,7 @@ the schema's version in each file's metadata. `position` keeps the order in whic
 
 import hashlib
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,15 @@ def read_rows(folder: str | Path, *, limit: int = 0) -> list[Row]:
     return [_row(record) for record in (table[:limit] if limit else table).to_pylist()]
 
 
+def each_row(folder: str | Path) -> Iterator[Row]:
+    """The rows one by one, task after task: few of them are held. Raises as `read_rows`."""
+    for path in _files(Path(folder)):
+        _check_version(path)
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(ROWS_PER_GROUP):
+                yield from map(_row, batch.to_pylist())
+
+
 def fingerprint(folder: str | Path) -> str:
     """16 hexadecimal digits of the data set's files. Raises ValueError where there is none."""
     found = hashlib.blake2b(digest_size=8)
@@ -169,6 +178,12 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _read(path: Path) -> pa.Table:
+    _check_version(path)
+    with pq.ParquetFile(path) as file:
+        return file.read()
+
+
+def _check_version(path: Path) -> None:
     try:
         with pq.ParquetFile(path) as file:
             version = (file.schema_arrow.metadata or {}).get(VERSION_KEY, b"none").decode()
@@ -177,7 +192,6 @@ def _read(path: Path) -> pa.Table:
                     f"{path} has schema version {version}, this program reads {SCHEMA_VERSION}: "
                     "run `o3rl data import` again on the source"
                 )
-            return file.read()
     except pa.ArrowInvalid as error:
         raise ValueError(
             f"{path} is no readable Parquet ({error}): run `o3rl data import` again"

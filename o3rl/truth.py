@@ -7,6 +7,7 @@ media: those are checked where they are read.
 
 import json
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
 
 from o3rl.flow import Box, Interval, KeyFrame, Task, Truth
@@ -14,13 +15,22 @@ from o3rl.flow import Box, Interval, KeyFrame, Task, Truth
 CLIP_SLACK = 0.01  # share of the frame by which annotators' boxes may overshoot; clipped, not kept
 
 
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 120
+_SHORT.maxlist = _SHORT.maxdict = 4
+
+
+def shown(value: object) -> str:
+    """A value of a file for a message: short, whatever its size and depth."""
+    return _SHORT.repr(value)[:200]
+
+
 class TruthError(ValueError):
     """A row whose truth cannot be used. `reason` is short and free of values, so it can be counted;
     the message adds the value."""
 
     def __init__(self, reason: str, value: object = None):
-        shown = "" if value is None else f": {value!r:.200}"
-        super().__init__(reason + shown)
+        super().__init__(reason if value is None else f"{reason}: {shown(value)}")
         self.reason = reason
 
 

@@ -79,6 +79,17 @@ def test_broken_rows_are_skipped_counted_and_entered():
     assert [prompt.progress for prompt in prompts] == [0, 0.1, 0.2, 0.3]
 
 
+def test_the_ledger_says_which_rows_an_epoch_has_used():
+    source, ledger = admission(4, broken={"row-1"})
+    admit(source, 5)  # 3 of the first epoch, where row-1 is skipped, and 2 of the second
+    order = RowOrder([Task.MCQ] * 4, 0)
+    assert ledger.rows_of(0) == tuple(f"row-{i}" for i in order.rows_of(0))
+    second = tuple(f"row-{i}" for i in order.rows_of(1))
+    assert ledger.rows_of(1) == second[: len(ledger.rows_of(1))]
+    assert 2 <= len(ledger.rows_of(1)) <= 3
+    assert ledger.rows_of(2) == ()
+
+
 def test_all_broken_is_an_error_that_names_the_setting():
     source, ledger = admission(3, broken={"row-0", "row-1", "row-2"})
     with pytest.raises(ValueError, match=r"none of.* 3 rows .*corrupt.*data\.media"):

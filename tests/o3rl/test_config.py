@@ -45,6 +45,16 @@ def test_paths_follow_the_folder_and_the_environment(monkeypatch):
     assert run.data.media == "/media"
 
 
+def test_task_weights_are_checked_by_name_and_value():
+    assert load(None, ["data.task_weights.temporal_spatial=2"]).data.task_weights == {
+        "temporal_spatial": 2.0
+    }
+    with pytest.raises(ValueError, match=r"data.task_weights key is 'mpq'.*mcq, free_form"):
+        load(None, ["data.task_weights.mpq=2"])
+    with pytest.raises(ValueError, match=r"sft.task_weights.mcq is -1.0; it must be 0 or more"):
+        load(None, ["sft.task_weights.mcq=-1"])
+
+
 @pytest.mark.parametrize("path", [None, *CONFIGS], ids=str)
 def test_as_yaml_is_read_back(tmp_path, path):
     run = load(path, ["rewards.weights.format=0.5", "seed=7"])

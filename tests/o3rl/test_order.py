@@ -4,9 +4,10 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made import row
 
 from o3rl.flow import Task
-from o3rl.order import RowOrder
+from o3rl.order import RowOrder, order_of
 
 TASKS = [Task.MCQ] * 6 + [Task.VISUAL] * 4
 
@@ -89,6 +90,14 @@ def test_it_says_which_rows_were_used():
     assert order.used(0) == tuple(taken[:10])
     assert order.used(1) == tuple(taken[10:])
     assert order.used(2) == ()
+
+
+def test_weights_by_their_names_in_the_configuration():
+    rows = [row(i, task=task) for i, task in enumerate(TASKS)]
+    order = order_of(rows, 0, task_weights={"mcq": 0.5, "visual": 2})
+    assert order.state() == RowOrder(TASKS, 0, weights={Task.MCQ: 0.5, Task.VISUAL: 2}).state()
+    assert order.per_epoch == 3 + 8
+    assert RowOrder(TASKS, 0).per_epoch == 10
 
 
 def test_a_place_of_other_rows_is_refused():
