@@ -212,7 +212,9 @@ class Rewards:
             require(bool(module and function), key, target, "module:function")
         known = [*PARTS, *self.custom]
         for name, weight in self.weights.items():
-            require(name in known, f"rewards.weights.{name}", weight, f"the weight of one of {known}")
+            require(
+                name in known, f"rewards.weights.{name}", weight, f"the weight of one of {known}"
+            )
 
 
 WAIVABLE = {"wide_clip", "ratio_one", "truncated_sampling"}
