@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     _evaluate(commands)
     _answer(commands)
     _score(commands)
+    _bench(commands)
     _tiny(commands)
     _configs(commands)
     _doctor(commands)
@@ -263,6 +264,27 @@ def _score(commands) -> None:
     score.add_argument("source", type=Path, metavar="FILE", help="one JSON object a line")
     score.add_argument("--profile", default="paper", choices=("paper", "released", "strict"))
     score.add_argument("--out", type=Path, required=True, help="JSONL with parts, total, claims")
+
+
+def _bench(commands) -> None:
+    bench = commands.add_parser(
+        "bench", help="what the parts cost on this machine", description="What the parts cost."
+    )
+    bench.set_defaults(parser=bench)
+    kinds = bench.add_subparsers(title="commands", metavar="COMMAND", dest="kind")
+    rewards = _command(
+        kinds,
+        "rewards",
+        "cluster.bench:rewards",
+        "completions scored a second by task and profile, parsing time by length, share of a step",
+    )
+    rewards.add_argument(
+        "--seconds", type=float, default=9.0, help="of timing completions (default 9)"
+    )
+    rewards.add_argument(
+        "--run", type=Path, help="a run's folder, for scoring's share of its steps"
+    )
+    rewards.add_argument("--json", action="store_true", help="JSON instead of tables")
 
 
 def _tiny(commands) -> None:

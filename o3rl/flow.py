@@ -16,6 +16,17 @@ from enum import StrEnum
 Box = tuple[float, float, float, float]
 Interval = tuple[float, float]
 
+# The built-in parts of a reward: of the answer, of the thought, of the form.
+PARTS = (
+    "ans_acc",
+    "ans_tiou",
+    "ans_viou",
+    "thk_temporal_point",
+    "thk_temporal_segment",
+    "thk_spatial",
+    "format",
+)
+
 
 class Task(StrEnum):
     """The six tasks of STGR, by the strings that its files use."""

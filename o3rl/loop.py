@@ -17,7 +17,7 @@ from o3rl.admission import Admission
 from o3rl.advantages import group_advantages
 from o3rl.flow import Failure, Group, Prompt, Reward, ScoredGroup, Version
 from o3rl.ledger import Ledger
-from o3rl.stepmetrics import batch_metrics, timed
+from o3rl.stepmetrics import ScoringTime, batch_metrics, timed
 from o3rl.together import together
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,12 @@ class Sampler(Protocol):
 
 
 class Scorers(Protocol):
-    """The scorer pool."""
+    """The scorer pool. `seconds` is what its processes have spent on groups so far, summed."""
+
+    @property
+    def seconds(self) -> float:
+        """Wall seconds, from a group's first call to its last answer."""
+        ...
 
     async def score(self, group: Group) -> tuple[Reward | Failure, ...]:
         """One reward, or the reason for none, per rollout of the group, in order."""
@@ -95,6 +100,7 @@ class Loop:
         self._learner = learner
         self._observers: list[Observer] = []
         self._shuffle = shuffle
+        self._scoring = ScoringTime(lambda: scorers.seconds)
         self._stopping = False
 
     def observe(self, observer: Observer) -> None:
@@ -131,6 +137,7 @@ class Loop:
         with timed("seconds/step", metrics):
             with timed("seconds/rollout", metrics):
                 groups = await self._batch()
+            metrics |= self._scoring.metrics()
             with timed("seconds/learn", metrics):
                 metrics |= await self._learner.update(self._shuffle(groups))
             self.step += 1
@@ -207,6 +214,7 @@ class Loop:
             return Failure(
                 prompt.group, -1, f"sampled by version {others}; {self.version} is the current one"
             )
+        self._scoring.sampled()
         return scored(group, await self._scorers.score(group), self._settings.min_group)
 
 

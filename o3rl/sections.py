@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from o3rl.flow import Task
+from o3rl.flow import PARTS, Task
 
 
 def require(ok: bool, name: str, value: object, rule: str) -> None:
@@ -202,6 +202,19 @@ class Rewards:
             self.weights,
             "0 or more each",
         )
+        self._check_names()
+
+    def _check_names(self) -> None:
+        for name, target in self.custom.items():
+            key = f"rewards.custom.{name}"
+            require(name not in PARTS, key, target, f"named unlike a built-in part ({name} is one)")
+            module, _, function = target.partition(":")
+            require(bool(module and function), key, target, "module:function")
+        known = [*PARTS, *self.custom]
+        for name, weight in self.weights.items():
+            require(
+                name in known, f"rewards.weights.{name}", weight, f"the weight of one of {known}"
+            )
 
 
 WAIVABLE = {"wide_clip", "ratio_one", "truncated_sampling"}

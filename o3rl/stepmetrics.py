@@ -1,6 +1,6 @@
 """The metrics of one step, by flat slash names, from its scored groups."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from statistics import fmean
 from time import perf_counter
@@ -14,6 +14,31 @@ def timed(name: str, metrics: dict[str, float]) -> Iterator[None]:
     start = perf_counter()
     yield
     metrics[name] = perf_counter() - start
+
+
+class ScoringTime:
+    """What scoring takes of a batch, as metrics in seconds.
+
+    `scoring/seconds`: of the scorer processes, by `spent`, their seconds at work so far.
+    `scoring/tail_seconds`: from the last group sampled until all are scored; as groups are scored
+    while others are still being sampled, that is all by which scoring lengthens a step.
+    """
+
+    def __init__(self, spent: Callable[[], float], *, clock: Callable[[], float] = perf_counter):
+        self._spent, self._clock = spent, clock
+        self._before = spent()
+        self._last_sampled = clock()
+
+    def sampled(self) -> None:
+        """A group has come and goes to the scorers."""
+        self._last_sampled = self._clock()
+
+    def metrics(self) -> dict[str, float]:
+        """Of the batch that ends now; the next one begins."""
+        spent = self._spent()
+        worked, self._before = spent - self._before, spent
+        tail = self._clock() - self._last_sampled
+        return {"scoring/seconds": worked, "scoring/tail_seconds": tail}
 
 
 def batch_metrics(groups: Sequence[ScoredGroup], version: Version) -> dict[str, float]:

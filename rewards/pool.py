@@ -20,17 +20,17 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError
 
-from o3rl.boxes import convention_of
 from o3rl.config import SCORER_CPUS, Rewards
 from o3rl.flow import Failure, Group, Prompt, Reward
 from o3rl.source import source_digest
-from rewards.custom import CustomFault, CustomRewardError, load_custom, with_custom
-from rewards.scorer import Scorer
+from rewards.custom import CustomFault, CustomRewardError
+from rewards.row_scorer import RowScorer
 
 ATTEMPTS = 3  # of one completion, each on another process; and of a group's worker to start
 START = -1  # the key of a worker's start among attempts, beside those of completions
@@ -38,30 +38,6 @@ START = -1  # the key of a worker's start among attempts, beside those of comple
 Outcome = Reward | CustomFault | Failure
 
 log = logging.getLogger(__name__)
-
-
-class RowScorer:
-    """What a worker holds: a scorer, the model's box convention, the user's own rewards."""
-
-    def __init__(self, rewards: Rewards, model_type: str):
-        self._scorer = Scorer(rewards)
-        self._convention = convention_of(model_type)
-        self._functions = load_custom(rewards.custom)
-        self._weights = rewards.weights
-
-    def score(self, prompt: Prompt, text: str) -> Reward | CustomFault:
-        """The reward of one completion of `prompt`, custom parts included."""
-        reward = self._scorer.score(
-            prompt.row.task,
-            text,
-            truth=prompt.row.truth,
-            progress=prompt.progress,
-            frame_size=prompt.plan.size,
-            convention=self._convention,
-        )
-        return with_custom(
-            reward, text, row=prompt.row, functions=self._functions, weights=self._weights
-        )
 
 
 @ray.remote(max_restarts=0)
@@ -112,6 +88,7 @@ class ScorerPool:
         self._faults: dict[tuple[str, str, str], str] = {}
         self._closed = False
         self.replaced = 0  # workers that died or ran out of time
+        self.seconds = 0.0  # of workers on groups, from the first call to the last answer
         self._fill()
 
     async def score(self, group: Group) -> tuple[Reward | Failure, ...]:
@@ -162,6 +139,20 @@ class ScorerPool:
             if attempts[START] >= ATTEMPTS:
                 outcomes.update({index: _failure(group, index, fault) for index in waiting})
             return False
+        began = perf_counter()
+        try:
+            return await self._score_each(worker, group, waiting, outcomes, attempts)
+        finally:
+            self.seconds += perf_counter() - began
+
+    async def _score_each(
+        self,
+        worker: _Worker,
+        group: Group,
+        waiting: list[int],
+        outcomes: dict[int, Outcome],
+        attempts: Counter[int],
+    ) -> bool:
         texts = [group.rollouts_G[index].text for index in waiting]
         calls = [worker.actor.score.remote(group.prompt, text) for text in texts]
         for index, call in zip(waiting, calls, strict=True):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from o3rl.boxes import ABSOLUTE, BoxConvention, box_iou
 from o3rl.config import Rewards
-from o3rl.flow import Claim, KeyFrame, Reward, Task, Truth
+from o3rl.flow import PARTS, Claim, KeyFrame, Reward, Task, Truth
 from o3rl.grammar import answer_of, thought_of, time_mentions
 from rewards import answer
 from rewards.claims import MET_IOU, Judged, Stated, nearest, recall, stated_boxes, stated_claims
@@ -17,16 +17,6 @@ from rewards.curriculum import sigma
 from rewards.format import TEMPORAL, structure
 from rewards.profiles import profile_of
 from rewards.thinking import mentioned_times, point
-
-PARTS = (
-    "ans_acc",
-    "ans_tiou",
-    "ans_viou",
-    "thk_temporal_point",
-    "thk_temporal_segment",
-    "thk_spatial",
-    "format",
-)
 
 
 @dataclass(slots=True)
@@ -40,13 +30,9 @@ class _Sheet:
 
 
 class Scorer:
-    """Scores completions by one profile. Raises ValueError if a weight names no part."""
+    """Scores completions by one profile."""
 
     def __init__(self, rewards: Rewards):
-        known = (*PARTS, *rewards.custom)
-        unknown = sorted(set(rewards.weights) - set(known))
-        if unknown:
-            raise ValueError(f"rewards.weights names {unknown}; the parts are {list(known)}")
         self._rewards = rewards
         self._profile = profile_of(rewards)
 

@@ -12,6 +12,7 @@ docs/rewards.md has what each of them is worth in each profile.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 
 from o3rl.boxes import box_iou
 from o3rl.flow import Box, Interval, KeyFrame
@@ -59,28 +60,32 @@ def best_of_distinct(ious: Sequence[float]) -> float:
     return 2 * max(ious) / (len(ious) + 1) if ious else 0.0
 
 
-def names_match(claimed: str, true: str) -> bool:
-    """Whether all words of the claimed name are among the true one's. "car" is a "red car"."""
-    words = _words(claimed.rpartition("<obj>")[2])
-    return bool(words) and words <= _words(true)
+@lru_cache(maxsize=8192)
+def _true_words(name: str) -> frozenset[str]:
+    """Of a true name, which is met in every completion of its row."""
+    return _words(name)
 
 
-def _words(name: str) -> set[str]:
-    return set(unicode_tokens(name)) - ARTICLES
+def _words(name: str) -> frozenset[str]:
+    return frozenset(unicode_tokens(name)) - ARTICLES
 
 
 def _matched(pairs: Sequence[tuple[Stated, KeyFrame]]) -> Iterator[float]:
-    """The IoU of each pair of a written and a true box: best first, each box in one pair."""
+    """The IoU of each pair of a written and a true box: best first, each box in one pair.
+
+    All words of the claimed name must be among the true one's: "car" is a "red car".
+    """
     fits = []
-    for index, (stated, frame) in enumerate(pairs):
+    for stated, frame in pairs:
+        claimed = _words(stated.name.rpartition("<obj>")[2])
         for name, boxes in frame.objects:
-            if names_match(stated.name, name):
+            if claimed and claimed <= _true_words(name):
                 fits.extend(
-                    (box_iou(box, true), (index, written), (frame.time, name, true))
-                    for written, box in enumerate(stated.boxes)
+                    (box_iou(box, true), (frame.time, claimed, box), (frame.time, name, true))
+                    for box in stated.boxes
                     for true in boxes
                 )
-    used: set[tuple[int, int]] = set()
+    used: set[tuple[float, frozenset[str], Box]] = set()  # a box said twice is one box here
     met: set[tuple[float, str, Box]] = set()
     for iou, written, true in sorted(fits, key=lambda fit: -fit[0]):
         if written not in used and true not in met:
@@ -90,9 +95,12 @@ def _matched(pairs: Sequence[tuple[Stated, KeyFrame]]) -> Iterator[float]:
 
 
 def _mean_each_once(times: Sequence[float], value: Callable[[float], float]) -> float:
-    """Mean over runs of times within a second of their first, each worth its own mean."""
+    """Mean over runs of times within a second of their first, each the mean of its own ones.
+
+    Without the same time twice: copies of its best one would lift a run.
+    """
     runs: list[list[float]] = []
-    for time in sorted(times):
+    for time in sorted(set(times)):
         if runs and time - runs[-1][0] <= SAME_TIME_SECONDS:
             runs[-1].append(time)
         else:

@@ -10,8 +10,8 @@ import pytest
 from cluster import cli
 
 HEAVY = ("torch", "ray", "vllm", "mlflow", "deepspeed", "transformers")
-COMMANDS = ("demo", "data", "sft", "train", "evaluate", "answer", "score", "tiny", "configs",
-            "doctor")  # fmt: skip
+COMMANDS = ("demo", "data", "sft", "train", "evaluate", "answer", "score", "bench", "tiny",
+            "configs", "doctor")  # fmt: skip
 ROOT = Path(__file__).parents[2]
 
 
@@ -69,6 +69,15 @@ def test_an_unknown_configuration_lists_the_shipped_ones():
     assert "tiny_demo" in error
 
 
+def test_bench_of_rewards_needs_nothing_heavy_and_a_run_that_is_there(tmp_path):
+    few = ["bench", "rewards", "--seconds", "0.01"]
+    code, error, imported = refused([*few, "--run", str(tmp_path)])
+    assert (code, imported) == (1, [])
+    assert "metrics.jsonl" in error
+    code, error, _ = refused(["bench", "rewards", "--seconds", "0"])
+    assert (code, error) == (1, "o3rl bench: --seconds is 0; it must be more than 0\n")
+
+
 def test_answer_refuses_a_missing_video_at_once(tmp_path):
     code, error, imported = refused(
         ["answer", str(tmp_path / "none.mp4"), "What is it?", "--model", "tiny"]
@@ -121,7 +130,7 @@ def test_wrong_usage_is_exit_code_2(arguments, capsys):
     assert "usage: o3rl" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [[], ["data"], ["tiny"]], ids=str)
+@pytest.mark.parametrize("arguments", [[], ["data"], ["bench"], ["tiny"]], ids=str)
 def test_without_a_command_the_help_is_shown(arguments, capsys):
     assert cli.main(arguments) == 2
     assert "commands" in capsys.readouterr().out

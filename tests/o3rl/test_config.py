@@ -33,6 +33,11 @@ def test_later_layers_win(tmp_path):
     assert run.rewards.weights == {"format": 0.5}
 
 
+def test_a_custom_part_may_have_a_weight():
+    run = load(None, ["rewards.custom.mine=a:b", "rewards.weights.mine=0.2"])
+    assert run.rewards.weights == {"mine": 0.2}
+
+
 def test_an_empty_file_is_the_defaults(tmp_path):
     (tmp_path / "a.yaml").write_text("")
     assert load(tmp_path / "a.yaml") == Run()
@@ -115,6 +120,11 @@ RANGES = {
     "rewards.sigma_end=5": ("rewards.sigma_end is 5", "sigma_start = 4"),
     "rewards.sigma_end_at=1.5": ("rewards.sigma_end_at is 1.5", "[0, 1]"),
     "rewards.weights.format=-1": ("rewards.weights is {'format': -1.0}", "0 or more"),
+    "rewards.weights.ans_ac=0.5": ("rewards.weights.ans_ac is 0.5", "'ans_acc'", "'format'"),
+    "rewards.weights.mine=1": ("rewards.weights.mine is 1.0", "one of ['ans_acc'"),
+    "rewards.custom.format=a:b": ("rewards.custom.format is 'a:b'", "format is one"),
+    "rewards.custom.mine=module": ("rewards.custom.mine is 'module'", "module:function"),
+    "rewards.custom.mine=:f": ("rewards.custom.mine is ':f'", "module:function"),
     "learning.clip_low=0": ("learning.clip_low is 0", "(0, 1)"),
     "learning.clip_high=1": ("learning.clip_high is 1", "(0, 1)"),
     "learning.zero=1": ("learning.zero is 1", "2 or 3"),

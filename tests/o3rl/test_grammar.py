@@ -7,6 +7,7 @@ import time
 import pytest
 
 from o3rl import grammar
+from rewards.bench_texts import HOSTILE
 
 CLAIM = re.compile(r"<obj>(.*?)</obj>((?:<box>\[.*?\]</box>)+)at<t>(.*?)</t>s", re.DOTALL)
 BOX = re.compile(r"<box>(\[.*?\])</box>")
@@ -97,22 +98,6 @@ def test_unpaired():
     assert not grammar.unpaired("<t>1</t>", grammar.PAIRED_IN_THOUGHT)
     assert grammar.unpaired("<t>1</t><obj>", grammar.PAIRED_IN_THOUGHT)
     assert not grammar.unpaired("<obj>", grammar.PAIRED_IN_TEXT)
-
-
-HOSTILE = {
-    "open objects": "<obj>",
-    "objects": "<obj>x</obj>",
-    "box heads": "<obj>x</obj><box>[",
-    "box heads and lines": "<box>[\n",
-    "boxes": "<box>[1]</box>",
-    "claims without a time": "<obj>x</obj><box>[1]</box>",
-    "times never closed": "<obj>x</obj><box>[1]</box>at<t>",
-    "claims": "<obj>x</obj><box>[1]</box>at<t>1</t>s",
-    "digits": "1",
-    "times": "<t>1</t>s to ",
-    "open answers": "<answer> ",
-    "blanks": " ",
-}
 
 
 @pytest.mark.parametrize("piece", HOSTILE.values(), ids=HOSTILE.keys())

@@ -57,8 +57,10 @@ class Sampler:
 class Scorers:
     def __init__(self, bad: Callable[[Group, int], bool]):
         self.bad = bad
+        self.seconds = 0.0
 
     async def score(self, group: Group) -> tuple[Reward | Failure, ...]:
+        self.seconds += 0.5
         return tuple(
             Failure(group.prompt.group, i, "scorer died")
             if self.bad(group, i)
@@ -233,6 +235,22 @@ def test_a_failed_scorer_costs_one_rollout():
     assert [p.attempt for p in world.learner.batches[0]] == [0, 0, 0, 0]
 
 
+def test_scoring_never_makes_rollouts_wait():
+    """Scorers that answer nothing before the whole batch is sampled: if it waited for them, the
+    loop would stand still."""
+    world = World(groups=4)
+    score = world.loop._scorers.score
+
+    async def slow(group: Group):
+        while len(world.sampler.finished) % 4:
+            await asyncio.sleep(0)
+        return await score(group)
+
+    world.loop._scorers.score = slow
+    world.run(2)
+    assert [len(batch) for batch in world.learner.batches] == [4, 4]
+
+
 def test_too_few_survivors_are_tried_again_and_say_why():
     world = World(bad=lambda group, i: group.prompt.group == 2 and i > 0, attempts=2).run(1)
     assert [p.group for p in world.learner.batches[0]] == [0, 1, 3, 4]
@@ -260,6 +278,8 @@ def test_the_metrics_of_a_step():
     assert metrics.keys() >= {
         "seconds/step",
         "seconds/rollout",
+        "scoring/seconds",
+        "scoring/tail_seconds",
         "seconds/learn",
         "seconds/sync",
         "sync/bytes",

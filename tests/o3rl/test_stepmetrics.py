@@ -6,7 +6,7 @@ import pytest
 from made import PLAN, group_of, prompt, reward, rollout
 
 from o3rl.flow import Claim, Failure, Group, Prompt, Reward, ScoredGroup, Version
-from o3rl.stepmetrics import batch_metrics, timed
+from o3rl.stepmetrics import ScoringTime, batch_metrics, timed
 
 
 @pytest.fixture
@@ -60,6 +60,17 @@ def test_age_is_counted_from_the_version_that_started(batch):
 
 def test_without_claims_there_is_no_mean_of_them(batch):
     assert "evidence/claim_iou" not in batch_metrics(batch[1:], Version(0, 4))
+
+
+def test_scoring_time_is_of_one_batch():
+    """Scorers have worked 5 s before; in this batch 2 s; its last group came at 30 and the batch
+    ended at 31."""
+    spent, now = iter((5.0, 7.0, 7.5)), iter((10.0, 20.0, 30.0, 31.0, 40.0))
+    scoring = ScoringTime(lambda: next(spent), clock=lambda: next(now))
+    scoring.sampled()
+    scoring.sampled()
+    assert scoring.metrics() == {"scoring/seconds": 2.0, "scoring/tail_seconds": 1.0}
+    assert scoring.metrics()["scoring/seconds"] == 0.5
 
 
 def test_timed_adds_its_seconds():

@@ -35,8 +35,6 @@ def test_what_it_raises_is_a_value(text, kind):
 @pytest.mark.parametrize(
     ("name", "target", "message"),
     [
-        ("format", "custom_rewards:brevity", "built-in part"),
-        ("mine", "custom_rewards", "module:function"),
         ("mine", "no_such_module:f", "importable on every node"),
         ("mine", "custom_rewards:nothing", "has no function 'nothing'"),
     ],

@@ -1,19 +1,14 @@
-"""The parts on each side of every edge, in every profile; nothing raises on any text."""
-
-import math
-import random
-import time
+"""The parts on each side of every edge, in every profile."""
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from spatial_row import CAT, DOG, NOWHERE, TRUTH, claim, scored
 
 from o3rl.boxes import RELATIVE_1000
 from o3rl.config import Profile, Rewards
-from o3rl.flow import KeyFrame, Reward, Task, Truth
+from o3rl.flow import PARTS, FramePlan, KeyFrame, Prompt, Reward, Row, Task, Truth
 from rewards.curriculum import sigma
-from rewards.scorer import PARTS, Scorer
+from rewards.row_scorer import RowScorer
+from rewards.scorer import Scorer
 
 RELEASED, PAPER, STRICT = Profile.released, Profile.paper, Profile.strict
 ALL = (RELEASED, PAPER, STRICT)
@@ -166,22 +161,35 @@ def test_relative_boxes_are_read_in_thousandths():
 
 
 @pytest.mark.parametrize(
-    ("progress", "width", "value"),
+    ("progress", "width", "value", "far"),
     [
-        # d = 1: exp(−1/(2σ²))
-        (0.0, 4.0, 0.969233),
-        (0.5, 2.0, 0.882497),
-        (0.7499, 1.0004, 0.606773),
-        (0.75, 1.0, 0.606531),
-        (1.0, 1.0, 0.606531),
+        # d = 1 to one key frame and 6.5 to the other: exp(−d²/(2σ²)) of both.
+        (0.0, 4.0, 0.969233, 0.267052),
+        (0.5, 2.0, 0.882497, 0.005086),
+        (0.7499, 1.0004, 0.606773, 0.0),
+        (0.75, 1.0, 0.606531, 0.0),
+        (1.0, 1.0, 0.606531, 0.0),
     ],
 )
-def test_curriculum(progress, width, value):
+def test_curriculum(progress, width, value, far):
     assert sigma(progress, Rewards()) == pytest.approx(width)
-    for profile in (RELEASED, PAPER):
+    recalled = (value + far) / 2
+    balanced = 2 * value * recalled / (value + recalled)
+    for profile, point in zip(ALL, (value, value, balanced), strict=True):
         got = scored("<t>6.0</t>s", progress=progress, profile=profile)
-        assert got.parts["thk_temporal_point"] == pytest.approx(value, abs=1e-6)
+        assert got.parts["thk_temporal_point"] == pytest.approx(point, abs=1e-5)
         assert got.metrics["point_sigma1"] == pytest.approx(0.606531, abs=1e-6)
+
+
+@every_profile
+def test_a_fixed_sigma_is_the_same_all_along_the_run(profile):
+    got = [
+        scored("<t>6.0</t>s", progress=p, profile=profile, sigma_start=2.0, sigma_end=2.0)
+        for p in (0.0, 0.5, 0.75, 1.0)
+    ]
+    assert len({each.total for each in got}) == 1
+    if profile is not STRICT:
+        assert got[0].parts["thk_temporal_point"] == pytest.approx(0.882497, abs=1e-6)  # exp(−1/8)
 
 
 @pytest.mark.parametrize(
@@ -240,6 +248,23 @@ def test_segment(thought, value, strict):
             truth = Truth("[0, 10]", letter="A", interval=(0.0, 10.0))
             got = reward(task, thought, "", truth, profile).parts["thk_temporal_segment"]
             assert got == pytest.approx(strict if profile is STRICT else value)
+
+
+@every_profile
+def test_the_progress_of_the_prompt_decides(profile):
+    """Fixed at admission: whichever process scores it, whichever attempt it is. A claim 1 s off."""
+    row = Row("r1", Task.TEMPORAL_SPATIAL, "STR_plm", "What?", "v.mp4", TRUTH)
+    plan = FramePlan((0, 1), (0.0, 1.0), (100, 100), 20.0)
+    scorer = RowScorer(Rewards(profile=profile), "qwen2_5_vl")
+    text = f"<think>{claim('dog', 6.0, DOG)}</think><answer>a dog</answer>"
+    early, retried, late = (
+        scorer.score(Prompt(0, row, plan, "key", progress, attempt=attempt), text)
+        for progress, attempt in ((0.0, 0), (0.0, 1), (1.0, 0))
+    )
+    assert early == retried
+    assert early.parts["thk_temporal_point"] > late.parts["thk_temporal_point"]
+    assert early.metrics["point_sigma1"] == late.metrics["point_sigma1"]
+    assert early.metrics["recall"] == late.metrics["recall"] == pytest.approx(1 / 3)
 
 
 # Claims: released, paper, strict. Strict of one good claim among three true boxes: 2·1/(1 + 3) = ½.
@@ -320,6 +345,28 @@ def test_a_gated_claim_shows_what_it_would_have_earned():
     assert shown.iou == pytest.approx(1.0)
     [shown] = scored(claim("dog", 10.0, DOG), profile=RELEASED).claims
     assert (shown.key_time, shown.distance, shown.gated) == (5.0, 5.0, False)
+
+
+@every_profile
+def test_of_two_key_frames_equally_near_the_first_counts(profile):
+    """0.75 s from both, so within every gate. Strict: 2·1/(1 + 2)."""
+    at = [KeyFrame(5.0, (("dog", ((0.1, 0.1, 0.3, 0.3),)),))]
+    at.append(KeyFrame(6.5, (("dog", ((0.5, 0.5, 0.7, 0.7),)),)))
+    for box, value in ((DOG, 2 / 3 if profile is STRICT else 1), (CAT, 0)):
+        got = scored(
+            claim("dog", 5.75, box), truth=Truth("x", key_frames=tuple(at)), profile=profile
+        )
+        assert got.parts["thk_spatial"] == pytest.approx(value)
+        assert got.claims[0].key_time == 5.0
+
+
+@every_profile
+def test_a_key_frame_without_boxes(profile):
+    truth = Truth("a dog", key_frames=(KeyFrame(5.0, ()),))
+    got = scored(claim("dog", 5.0, DOG), truth=truth, profile=profile)
+    assert (got.parts["thk_spatial"], got.metrics["recall"]) == (0, 0)
+    assert got.parts["thk_temporal_point"] == 1
+    assert "key frame at 5 s has no boxes" in got.notes
 
 
 @every_profile
@@ -423,70 +470,6 @@ def test_total_is_weighted():
     assert tuple(got.parts) == PARTS
 
 
-def test_a_weight_that_names_no_part_is_refused():
-    with pytest.raises(ValueError, match=r"\['ans_ac'\].*ans_acc"):
-        Scorer(Rewards(weights={"ans_ac": 1.0}))
-
-
 def test_an_unknown_task_is_an_error():
     with pytest.raises(ValueError, match="chess"):
         Scorer(Rewards()).score("chess", "", truth=TRUTH, progress=1.0, frame_size=(1, 1))  # type: ignore[arg-type]
-
-
-TRUTHS = {
-    Task.MCQ: Truth("A", letter="A"),
-    Task.FREE_FORM: Truth("ein grüner Hund 狗"),
-    Task.TEMPORAL_SPATIAL: TRUTH,
-    Task.TEMPORAL: Truth("[0, 10]", interval=(0.0, 10.0)),
-    Task.TEMPORAL_MCQ: Truth("A\n[0, 10]", letter="A", interval=(0.0, 10.0)),
-    Task.VISUAL: VISUAL,
-}
-SCORERS = [Scorer(Rewards(profile=profile)) for profile in ALL]
-EXACT = {"thk_spatial": 1.0 + 1e-9, "thk_temporal_point": 1.0 + 1e-9}
-
-
-def check_bounds(text: str) -> None:
-    for scorer in SCORERS:
-        for task, truth in TRUTHS.items():
-            got = scorer.score(task, text, truth=truth, progress=0.5, frame_size=(100, 100))
-            assert tuple(got.parts) == PARTS
-            for name, value in got.parts.items():
-                assert 0 <= value <= EXACT.get(name, 1.0), (task, name, value, text[:500])
-            assert all(map(math.isfinite, got.metrics.values()))
-            assert all(0 <= shown.iou <= 1 + 1e-9 for shown in got.claims)
-
-
-PIECES = (
-    "<think> </think> <answer> </answer> <obj> </obj> <box> </box> <box>[ ]</box> <t> </t> </t>s "
-    "at at<t> 5 12.5 1e308 -1e308 NaN Infinity 2.3.4 0 99999999999999999999 ٣ , [ ] { null "
-    '"1" dog 狗 \ud800 \x00 <obj>dog</obj><box>[10,10,30,30]</box>at<t>5</t>s '
-    "<box>[10,10,30,30]</box> <t>5</t>s"
-)
-VOCABULARY = [*PIECES.split(" "), " ", "\n", " to ", "Correct Option:", "A"]
-
-
-def test_no_text_raises_or_leaves_the_bounds():
-    source = random.Random(11)
-    for _ in range(400):
-        body = "".join(source.choices(VOCABULARY, k=source.randrange(25)))
-        check_bounds(body)
-        check_bounds(f"<think>{body}</think><answer>{body[::-1]}</answer>")
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.text(), st.lists(st.sampled_from(VOCABULARY)).map("".join))
-def test_any_unicode(before, inside):
-    check_bounds(f"{before}<think>{inside}{before}</think><answer>{inside}</answer>")
-
-
-@pytest.mark.parametrize(
-    "piece", ["<obj>", "<box>[", "<t>1</t>s", "[", "dog ", claim("dog", 5, DOG)]
-)
-def test_a_long_text_is_scored_in_time(piece):
-    """A hundred times what a completion holds, far within the pool's 10 s."""
-    body = piece * (100_000 // len(piece))
-    text = f"<think>{body}</think><answer>{body}</answer>"
-    for scorer in SCORERS:
-        start = time.process_time()
-        scorer.score(Task.TEMPORAL_SPATIAL, text, truth=TRUTH, progress=0.5, frame_size=(100, 100))
-        assert time.process_time() - start < 2.0

@@ -127,8 +127,17 @@ def test_resizing():
         await pool.resize(2)
         assert len(pool._workers) == 2
         await asyncio.gather(*(pool.score(group_of(GOOD, number=n)) for n in range(4)))
+        at_work = [
+            asyncio.create_task(pool.score(group_of(*[GOOD] * 50, number=n))) for n in range(2)
+        ]
+        await asyncio.sleep(0)
+        assert not pool._idle
         await pool.resize(1)
+        for outcomes in await asyncio.gather(*at_work):  # those at work finish first
+            assert all(isinstance(outcome, Reward) for outcome in outcomes)
         assert len(pool._workers) == 1
+        assert pool.replaced == 0
+        assert pool.seconds > 0
         [outcome] = await pool.score(group_of(GOOD))
         with pytest.raises(ValueError, match="at least 1"):
             await pool.resize(0)
