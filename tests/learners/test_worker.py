@@ -231,10 +231,24 @@ def test_sft_loss_is_the_mean_over_target_tokens(settings, prompts, fetch, reade
     assert metrics["loss"] == pytest.approx(torch.cat(negatives).mean().item(), abs=1e-5)
 
 
-def test_frozen_vision_stays_and_the_rest_learns(settings, model, groups, fetch):
-    worker = RankWorker(settings(model=replace(model, freeze_vision=True)), fetch)
+def test_frozen_vision_stays_and_the_rest_learns(settings, model, groups, prompts, fetch):
+    # With KL and recomputed log-probabilities a prompt goes through the model three times, in
+    # parts, and once through the vision tower; the dummy's picture is seen before.
+    limit = max(len(scored.group.prompt_tokens_T) for scored in groups) + 11
+    fields = {"kl": 0.1, "old_logprobs": OldLogprobs.recomputed, "tokens_per_pass": limit}
+    frozen = replace(model, freeze_vision=True)
+    worker = RankWorker(settings(model=frozen, **fields), fetch)
+    seen: list[int] = []
+    tower = worker._policy.get_submodule("model.visual")
+    tower.register_forward_hook(
+        lambda _, __, kwargs, ___: seen.append(len(kwargs["grid_thw"])), with_kwargs=True
+    )
     before = weights_of(worker)
     worker.update([groups[:3], groups[3:]])
+    pictures = sum(len(scored.group.prompt.plan.times_F) for scored in groups)
+    assert sum(seen) == pictures
+    worker.sft_step(prompts)
+    assert sum(seen) == 2 * pictures
     after = weights_of(worker)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed
