@@ -201,13 +201,13 @@ def block_mask(layout: Layout, device: torch.device) -> BlockMask:
     some = torch.zeros(side, side, dtype=torch.bool)
     full = torch.zeros(side, side, dtype=torch.bool)
     for span in layout:
-        prompt = slice(span.start, span.prompt_end)
-        for part in (prompt, *span.completions()):
-            some[_touched(part), _touched(part)] = True
-            full[_filled(part), _filled(part)] = True
-        behind = slice(span.prompt_end, span.end)
-        some[_touched(behind), _touched(prompt)] = True
-        full[_filled(behind), _filled(prompt)] = True
+        parts = list(span.completions())
+        causal = [(part, part) for part in parts]
+        causal.append((slice(span.start, span.end), slice(span.start, span.prompt_end)))
+        causal += [(slice(span.start, part.stop),) * 2 for part in parts[:1]]  # like one text
+        for queries, keys in causal:
+            some[_touched(queries), _touched(keys)] = True
+            full[_filled(queries), _filled(keys)] = True
     below = torch.ones(side, side, dtype=torch.bool).tril(-1)
     some = some & (below | torch.eye(side, dtype=torch.bool))
     full = full & below
@@ -241,7 +241,7 @@ def _ids(layout: Layout, length: int, device: torch.device) -> tuple[Tensor, Ten
 
 def _touched(part: slice) -> slice:
     """Blocks that hold any of these positions."""
-    return slice(part.start // BLOCK, -(-part.stop // BLOCK) if part.stop > part.start else 0)
+    return slice(part.start // BLOCK, -(-part.stop // BLOCK))
 
 
 def _filled(part: slice) -> slice:
@@ -252,5 +252,5 @@ def _filled(part: slice) -> slice:
 def _indices(blocks: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
     """Per row of blocks how many are set, and the columns with those first."""
     count = blocks.sum(1, dtype=torch.int32)
-    columns = blocks.int().argsort(1, descending=True, stable=True).int()
+    columns = blocks.int().argsort(dim=1, descending=True, stable=True).int()
     return count[None, None].to(device), columns[None, None].contiguous().to(device)

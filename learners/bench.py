@@ -13,6 +13,7 @@ Memory is the peak above the loaded model, one process per variant. The bound is
 `learners.flops` of both sides.
 """
 
+import ctypes
 import gc
 import multiprocessing
 from collections.abc import Callable, Sequence
@@ -234,6 +235,7 @@ def _peak_here(name: str, shape: Shape, setting: Setting) -> int:
         before = torch.cuda.memory_allocated()
         step()
         return torch.cuda.max_memory_allocated() - before
+    ctypes.CDLL(None).malloc_trim(0)  # what is free but kept would hide what is taken
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = _resident("VmRSS")
     step()

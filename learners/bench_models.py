@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 SMALL_PROMPT = 200  # tokens, below which one picture of one token is all
 SIDE = 24  # patches a side of a picture: 336 px, 144 image tokens
-IDS = {
+IDS: dict[str, Any] = {
     "vision_start_token_id": 1,
     "vision_end_token_id": 2,
     "image_token_id": 3,
@@ -105,7 +105,8 @@ def build_policy(setting: "Setting") -> PreTrainedModel:
     torch.manual_seed(0)
     dtype = torch.bfloat16 if setting.device == "cuda" else torch.float32
     with torch.device(setting.device):
-        policy = Policy._from_config(config_of(setting.model), dtype=dtype)
+        family: Any = Policy
+        policy: Any = family._from_config(config_of(setting.model), dtype=dtype)
     if setting.checkpointing:
         policy.gradient_checkpointing_enable({"use_reentrant": False})
     return policy.to(setting.device).train()

@@ -70,8 +70,8 @@ def build(family: str, *, seed: int) -> PreTrainedModel:
     return FAMILIES[family]().train()
 
 
-def random_segment(policy: Any, random: np.random.Generator, *, longest: int = 24) -> Segment:
-    """One to three pictures of several sizes; 1 to 16 completions of 1 to `longest` tokens."""
+def random_segment(policy: Any, random: np.random.Generator, *, most: int = 16) -> Segment:
+    """One to three pictures of several sizes; 1 to `most` completions of 1 to 24 tokens."""
     tokens = random.integers(0, 90, random.integers(1, 8)).tolist()
     grids, patches = [], 0
     for _ in range(random.integers(1, 4)):
@@ -87,8 +87,8 @@ def random_segment(policy: Any, random: np.random.Generator, *, longest: int = 2
     )
     pixels_ND = torch.from_numpy(random.standard_normal((patches, 3 * 2 * 4 * 4), np.float32))
     completions = tuple(
-        tuple(random.integers(0, 90, random.integers(1, longest + 1)).tolist())
-        for _ in range(random.integers(1, 17))
+        tuple(random.integers(0, 90, random.integers(1, 25)).tolist())
+        for _ in range(random.integers(1, most + 1))
     )
     return Segment(PromptInputs(tokens_P, positions_31P[:, 0], pixels_ND, grid_I3), completions)
 

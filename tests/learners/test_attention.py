@@ -12,6 +12,7 @@ LAYOUTS = {
     "small": SMALL,
     "one completion": (Span(0, 3, (9,)),),
     "all empty": (Span(0, 3, (3, 3)), Span(3, 8, (10,))),
+    "one long": (Span(0, 200, (600, 700)),),
     "long": (Span(0, 300, (301, 450, 640)), Span(640, 800, (801, 801, 1000)), Span(1000, 1130, ())),
 }
 
