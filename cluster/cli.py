@@ -285,6 +285,29 @@ def _bench(commands) -> None:
         "--run", type=Path, help="a run's folder, for scoring's share of its steps"
     )
     rewards.add_argument("--json", action="store_true", help="JSON instead of tables")
+    learner = _command(
+        kinds,
+        "learner",
+        "cluster.bench_learner:run",
+        "a learner's step with a shared prompt against plain transformers and the arithmetic",
+    )
+    learner.add_argument("--json", action="store_true", help="a JSON list instead of a table")
+    learner.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    learner.add_argument("--repeats", type=int, default=5, help="of each variant (default 5)")
+    learner.add_argument(
+        "--shapes",
+        default="2400x256x8,2400x256x4,1000x128x8,356x128x8",
+        help="PxCxG, … : tokens of prompt, of each completion, completions (default %(default)s)",
+    )
+    learner.add_argument(
+        "--model", default="80m", help="random Qwen2.5-VL: 1m, 80m, 3b or 7b (default 80m)"
+    )
+    learner.add_argument(
+        "--without-checkpointing", action="store_true", help="keep activations, both sides"
+    )
+    learner.add_argument(
+        "--without-memory", action="store_true", help="no further processes to measure memory"
+    )
 
 
 def _tiny(commands) -> None:

@@ -31,8 +31,9 @@ from ray.util.placement_group import (
 )
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from learners.flops import Flops
 from learners.inputs import Fetch
-from learners.shares import mini_batches, shares, tokens_of
+from learners.shares import group_cost, mini_batches, row_cost, shares
 from learners.worker import LearnerSettings, RankWorker
 from o3rl.config import Cluster
 from o3rl.flow import Failure, Prompt, ScoredGroup, Version
@@ -115,6 +116,7 @@ class LearnerGroup:
         self._fetch = fetch
         self._sink = sink
         self._version: Version | None = None
+        self._flops: Flops | None = None
         self._placement: PlacementGroup | None = None
         self._ranks: list[Any] = []  # Ray's handles carry no type
 
@@ -144,8 +146,9 @@ class LearnerGroup:
     async def update(self, groups: Sequence[ScoredGroup]) -> dict[str, float]:
         """Train one batch, cut into mini-batches in its order; returns metrics over all ranks."""
         count = len(self._ranks)
+        flops = await self._costs()
         by_mini_batch = [
-            shares(part, count, cost=tokens_of)
+            shares(part, count, cost=lambda scored: group_cost(scored, flops))
             for part in mini_batches(groups, self._settings.learning.mini_batches)
         ]
         by_rank = [([part[rank] for part in by_mini_batch],) for rank in range(count)]
@@ -153,7 +156,9 @@ class LearnerGroup:
 
     async def sft_step(self, prompts: Sequence[Prompt]) -> dict[str, float]:
         """Train one batch of rows with reasoning; returns metrics over all ranks."""
-        parts = shares(prompts, len(self._ranks), cost=lambda prompt: len(prompt.plan.times_F))
+        flops = await self._costs()
+        count = len(self._ranks)
+        parts = shares(prompts, count, cost=lambda prompt: row_cost(prompt, flops))
         return await self._learn("sft_step", [(part,) for part in parts])
 
     async def publish(self, version: Version) -> dict[str, float]:
@@ -202,6 +207,13 @@ class LearnerGroup:
         failures = [self._ranks[0].failures.remote()]
         [self.failures] = await _all(failures, what=f"learner {method}", seconds=limit)
         return metrics | {"seconds/learner": time.monotonic() - started}
+
+    async def _costs(self) -> Flops:
+        """What the ranks' passes cost, asked once."""
+        if self._flops is None:
+            self._flops, *_ = await self._call("flops")
+        assert self._flops is not None
+        return self._flops
 
     async def _call(self, method: str, *arguments: Any) -> list[Any]:
         calls = [rank.call.remote(method, *arguments) for rank in self._ranks]

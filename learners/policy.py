@@ -48,6 +48,11 @@ def vision_tower(policy: PreTrainedModel) -> nn.Module:
     return policy.get_submodule("model.visual")
 
 
+def is_vision_frozen(policy: PreTrainedModel) -> bool:
+    """Whether nothing of the vision tower is trained."""
+    return not any(parameter.requires_grad for parameter in vision_tower(policy).parameters())
+
+
 def trained_parameters(policy: nn.Module) -> list[nn.Parameter]:
     """What the optimiser owns, in the model's order."""
     return [parameter for parameter in policy.parameters() if parameter.requires_grad]

@@ -39,6 +39,10 @@ class Row:
         """Completion tokens in this row."""
         return sum(len(completion) for completion in self.segment.completions_G)
 
+    def on_prompt(self, prompt: PromptInputs) -> "Row":
+        """The same with the prompt's inputs in another form."""
+        return replace(self, segment=replace(self.segment, prompt=prompt))
+
 
 def rows_of_group(
     scored: ScoredGroup, segment: Segment, *, limit: int, version: Version | None

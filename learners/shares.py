@@ -10,10 +10,12 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TypeVar
 
+from learners.flops import Flops, Grids
 from learners.shared_prefix import Segment
-from o3rl.flow import ScoredGroup
+from o3rl.flow import FramePlan, Prompt, ScoredGroup
 
 Item = TypeVar("Item")
+LETTERS = 4  # a token, about
 
 
 def mini_batches(items: Sequence[Item], count: int) -> list[list[Item]]:
@@ -35,10 +37,27 @@ def shares(items: Sequence[Item], ranks: int, *, cost: Callable[[Item], float]) 
     return [[items[index] for index in sorted(indices)] for indices in taken]
 
 
-def tokens_of(scored: ScoredGroup) -> int:
-    """The length of a group's row: its prompt once, and all of its completions."""
-    completions = sum(len(rollout.tokens_T) for rollout in scored.group.rollouts_G)
-    return len(scored.group.prompt_tokens_T) + completions
+def group_cost(scored: ScoredGroup, flops: Flops) -> float:
+    """FLOP of a group's step: vision, its prompt once, all of its completions, their attention."""
+    group = scored.group
+    lengths = [len(rollout.tokens_T) for rollout in group.rollouts_G]
+    return flops.shared(len(group.prompt_tokens_T), lengths, _grids(group.prompt.plan, flops))
+
+
+def row_cost(prompt: Prompt, flops: Flops) -> float:
+    """FLOP of an SFT row's step, which nobody has read yet: its text is counted by its letters."""
+    grids = _grids(prompt.plan, flops)
+    pictures = sum(height * width for _, height, width in grids) // flops.merged
+    asked, taught = (
+        1 + len(text) // LETTERS for text in (prompt.row.question, prompt.row.reasoning or "")
+    )
+    return flops.shared(pictures + asked, [taught], grids)
+
+
+def _grids(plan: FramePlan, flops: Flops) -> Grids:
+    width, height = plan.size
+    grid = (1, height // flops.patch_size, width // flops.patch_size)
+    return [grid] * len(plan.times_F)
 
 
 def split_segment(segment: Segment, *, limit: int) -> list[tuple[int, ...]]:
@@ -59,14 +78,21 @@ def split_segment(segment: Segment, *, limit: int) -> list[tuple[int, ...]]:
 
 
 def passes(lengths: Sequence[int], *, limit: int) -> list[list[int]]:
-    """Indices of rows that share a pass: rows × longest ≤ `limit` tokens, like lengths together."""
+    """Indices of segments that share a pass, `limit` tokens at most: longest first, where it fits.
+
+    A segment over the limit has a pass of its own.
+    """
     batches: list[list[int]] = []
-    longest = 0
+    room: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if not batches or (len(batches[-1]) + 1) * longest > limit:
+        length = lengths[index]
+        place = next((i for i, left in enumerate(room) if length <= left), None)
+        if place is None:
+            place = len(batches)
             batches.append([])
-            longest = lengths[index]
-        batches[-1].append(index)
+            room.append(limit)
+        batches[place].append(index)
+        room[place] -= length
     return batches
 
 

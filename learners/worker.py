@@ -18,9 +18,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from learners import export as outward
 from learners.engine import build_engine, join_ranks, set_rate
+from learners.flops import Flops
 from learners.inputs import Fetch, Reader
 from learners.objective import (
     grpo_loss,
@@ -30,10 +32,10 @@ from learners.objective import (
     mean_over_tokens,
     sequence_log_ratio,
 )
-from learners.policy import load_policy, load_processor, without_adapters
+from learners.policy import is_vision_frozen, load_policy, load_processor, without_adapters
 from learners.rows import Row, dummy_row, padded, rows_of_group, with_values
 from learners.schedule import Optimisation
-from learners.shared_prefix import Pack, PackedPolicy, pack
+from learners.shared_prefix import Pack, PackedPolicy, PromptInputs, pack
 from learners.shares import passes
 from learners.state import load_state, save_state
 from learners.tally import Tally
@@ -82,15 +84,27 @@ class RankWorker:
             style=model.prompt_style,
             max_tokens=learning.tokens_per_pass,
         )
-        self._dummy = dummy_row(self._policy.config)
+        self._flops = Flops.of(
+            self._policy,
+            checkpointing=model.gradient_checkpointing,
+            vision_trained=not is_vision_frozen(self._policy),
+        )
+        self._logits_at_once = learning.logits_mib * 2**20 // 4
         self._reference = self._build_reference()
+        self._packed = self._pack_policy(self._policy)
         self._engine = build_engine(
-            PackedPolicy(self._policy).to(self._device),
+            self._packed,
             learning,
             optimisation=settings.optimisation,
             bfloat16=model.dtype == "bfloat16",
         )
         self._tally = Tally()
+        self._dummy = dummy_row(self._policy.config)
+        [self._dummy] = self._looked([self._dummy])
+
+    def flops(self) -> Flops:
+        """What a pass costs, to balance ranks by."""
+        return self._flops
 
     def update(
         self, mini_batches_M: Sequence[Sequence[ScoredGroup]], *, version: Version | None = None
@@ -101,7 +115,7 @@ class RankWorker:
         Returns the metrics over all ranks.
         """
         self._begin()
-        rows_M = [self._read_groups(groups, version) for groups in mini_batches_M]
+        rows_M = [self._looked(self._read_groups(groups, version)) for groups in mini_batches_M]
         if self._settings.learning.kl:
             rows_M = [self._referred(rows) for rows in rows_M]
         recomputed = self._settings.learning.old_logprobs is OldLogprobs.recomputed
@@ -128,7 +142,7 @@ class RankWorker:
         self._refuse([failure for _, failure in read if isinstance(failure, Failure)])
         self._tally.read_seconds.append(time.monotonic() - started)
         weight = sum(row.targets for row in rows)
-        return self._finish(self._step(rows, self._target_losses, weight=weight))
+        return self._finish(self._step(self._looked(rows), self._target_losses, weight=weight))
 
     def save(self, folder: Path) -> None:
         """Write this rank's part of the learner's state; all ranks enter."""
@@ -160,7 +174,10 @@ class RankWorker:
         if not self._settings.learning.kl or model.lora_rank:
             return None
         plain = load_policy(replace(model, gradient_checkpointing=False))
-        return PackedPolicy(plain.eval().requires_grad_(False)).to(self._device)
+        return self._pack_policy(plain.eval().requires_grad_(False))
+
+    def _pack_policy(self, policy: PreTrainedModel) -> PackedPolicy:
+        return PackedPolicy(policy, logits_at_once=self._logits_at_once).to(self._device)
 
     def _begin(self) -> None:
         self._tally = Tally()
@@ -185,6 +202,26 @@ class RankWorker:
             log.warning("group %d is not trained: %s", failure.group, failure.reason)
         self.failures += tuple(failures)
 
+    def _looked(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows with what a frozen vision tower sees in them; as they are where it is trained.
+
+        Each prompt is seen once, for all parts of its group, all passes and the reference. As ever
+        with as many calls on every rank, the last ones for nothing.
+        """
+        if not is_vision_frozen(self._policy):
+            return list(rows)
+        prompts = list({id(row.segment.prompt): row.segment.prompt for row in rows}.values())
+        limit = self._settings.learning.tokens_per_pass
+        batches = passes([len(prompt.tokens_P) for prompt in prompts], limit=limit)
+        most = int(self._reduced(len(batches), dist.ReduceOp.MAX))
+        seen: dict[int, PromptInputs] = {}
+        for number in range(most):
+            mine = [prompts[i] for i in batches[number]] if number < len(batches) else []
+            asked = mine or [dummy_row(self._policy.config).segment.prompt]
+            for prompt, features in zip(asked, self._packed.look(asked, self._device), strict=True):
+                seen[id(prompt)] = prompt.seen_as(features)
+        return [row.on_prompt(seen[id(row.segment.prompt)]) for row in rows]
+
     def _passes(self, rows: Sequence[Row]) -> list[list[Row]]:
         """This rank's passes, as many as the rank with most has: the last ones may be dummies."""
         lengths = [row.segment.tokens for row in rows]
@@ -194,8 +231,7 @@ class RankWorker:
         return mine + [[self._dummy]] * (most - len(mine))
 
     def _pack(self, rows_B: Sequence[Row]) -> Pack:
-        padding = self._policy.config.vision_end_token_id
-        return pack([row.segment for row in rows_B], padding=padding).to(self._device)
+        return pack([row.segment for row in rows_B]).to(self._device)
 
     def _step(self, rows: Sequence[Row], losses: Losses, *, weight: float) -> list[float]:
         """One optimiser step; the gradient's norm before clipping, or nothing without any row.
@@ -213,7 +249,7 @@ class RankWorker:
             if rows_B[0] is self._dummy:
                 self._engine.backward(logprobs_ST.sum() * 0.0)
                 continue
-            self._tally.read_tokens.append(float(batch.tokens_BL.numel()))
+            self._tally.read_tokens.append(float(batch.tokens_1L.numel()))
             self._tally.trained_tokens += batch.mask_ST.sum(1).tolist()
             self._tally.entropy += mean_over_tokens(entropy_ST, batch.mask_ST).tolist()
             losses_S = losses(rows_B, batch, logprobs_ST)

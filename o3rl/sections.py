@@ -240,6 +240,7 @@ class Learning:
     zero: int = 2
     optimizer_offload: bool = False
     tokens_per_pass: int = 16384  # the longest [prompt + completions] run through the model at once
+    logits_mib: int = 512  # of logits held at once, in float32; as much again for their softmax
     permute_advantages: bool = False  # a control: shuffled over the batch they must teach nothing
     seconds: float = 1800.0  # limit for one update
 
@@ -256,6 +257,7 @@ class Learning:
         require(self.ranks >= 1, "learning.ranks", self.ranks, "1 or more")
         require(self.zero in (2, 3), "learning.zero", self.zero, "2 or 3")
         require(self.tokens_per_pass > 0, "learning.tokens_per_pass", self.tokens_per_pass, "> 0")
+        require(self.logits_mib > 0, "learning.logits_mib", self.logits_mib, "more than 0")
         require(self.seconds > 0, "learning.seconds", self.seconds, "more than 0")
         unknown = sorted(set(self.waive) - WAIVABLE)
         require(not unknown, "learning.waive", unknown, f"of {sorted(WAIVABLE)}")

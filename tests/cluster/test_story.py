@@ -29,6 +29,7 @@ SMALL = (
     "tracking.pages_every=1",
     "rewards.custom.vowels=story_reward:vowels",  # so that there is a spread to learn from
 )
+DAMAGED = ("--damaged-videos", "40", "--damaged-rows", "1000")  # beside 8 good videos
 PATH = {
     "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
 }
@@ -63,7 +64,7 @@ def heed_interrupts() -> None:
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("story") / "demo"
-    done = o3rl("demo", "--folder", str(folder), "--seed", "3", "--videos", "8", *SMALL)
+    done = o3rl("demo", "--folder", str(folder), "--seed", "3", "--videos", "8", *DAMAGED, *SMALL)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     return folder
 
@@ -86,8 +87,40 @@ def test_report_holds_base_sft_and_rl(demo):
 
 def test_every_prompt_is_in_the_ledger(demo):
     ledger = pq.read_table(demo / "rl" / "ledger.parquet").to_pylist()
-    assert [entry["outcome"] for entry in ledger] == ["trained"] * 8
-    assert [entry["version"] for entry in ledger] == [1] * 4 + [2] * 4
+    trained = [entry for entry in ledger if entry["outcome"] == "trained"]
+    assert [entry["version"] for entry in trained] == [1] * 4 + [2] * 4
+    assert {entry["outcome"] for entry in ledger} == {"trained", "skipped"}
+    assert not [entry["row"] for entry in trained if entry["row"].startswith("damaged")]
+
+
+def test_damaged_rows_and_videos_stop_nothing_and_are_counted(demo):
+    """40 videos and 1,000 rows: import refuses some, the run meets others, and both say so."""
+    for name, good in (("sft", 8 * 6 + 6), ("rl", 8 * 6 + 6)):
+        report = json.loads((demo / "rows" / name / "import.json").read_text())
+        rejected = {reason: each["count"] for reason, each in report["rejected"].items()}
+        assert report["read"] == good + 40 + 1000
+        assert report["rows"] + sum(rejected.values()) == report["read"]
+        refused = sum(n for reason, n in rejected.items() if reason.startswith("media "))
+        # 40 videos in 12 kinds: 4 empty, and 3 each folders, missing, and the three kinds of links
+        assert report["rows"] == good + 40 - refused
+        assert refused == 4 + 5 * 3
+    ledger = pq.read_table(demo / "rl" / "ledger.parquet").to_pylist()
+    skipped = [entry for entry in ledger if entry["outcome"] == "skipped"]
+    assert skipped
+    for entry in skipped:
+        assert entry["row"].startswith("damaged")
+        assert entry["reason"] in ("media: no readable video", "media: frames cannot be decoded")
+    assert logged(demo / "rl")[2]["prompts/skipped"] == len(skipped)
+    assert logged(demo / "sft")[4]["rows/skipped"] > 0
+
+
+def logged(folder: Path) -> dict[int, dict[str, float]]:
+    """By step, what was logged."""
+    found: dict[int, dict[str, float]] = {}
+    for line in (folder / "metrics.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        found.setdefault(entry["step"], {}).update(entry["metrics"])
+    return found
 
 
 def test_weights_changed_and_every_step_was_measured(demo):

@@ -117,7 +117,7 @@ def groups(model, prompts, frames) -> list[ScoredGroup]:
             for _ in range(3 + prompt.group % 2)
         )
         with torch.no_grad():
-            logprobs_ST, _ = packed(pack([Segment(inputs, completions)], padding=0))
+            logprobs_ST, _ = packed(pack([Segment(inputs, completions)]))
         rewards = [float(value) for value in random.integers(0, 4, len(completions))]
         rollouts = tuple(
             Rollout(

@@ -5,7 +5,7 @@ import torch
 
 from learners.policy import load_policy
 from learners.rows import dummy_row
-from learners.shared_prefix import PackedPolicy, Segment, attention_mask, pack
+from learners.shared_prefix import PackedPolicy, Segment, pack
 from learners.shares import split_segment
 
 
@@ -44,7 +44,7 @@ def gradients(policy, value: torch.Tensor) -> torch.Tensor:
 
 
 def test_equals_one_plain_pass_per_completion(policy, segments):
-    batch = pack(segments, padding=0)
+    batch = pack(segments)
     logprobs_ST, entropy_ST = PackedPolicy(policy)(batch)
     plain = [plain_logprobs(policy, s, c) for s in segments for c in s.completions_G]
     weights = torch.linspace(-1, 1, len(plain))
@@ -59,7 +59,7 @@ def test_equals_one_plain_pass_per_completion(policy, segments):
 
 
 def test_chunks_change_nothing(policy, segments):
-    batch = pack(segments, padding=0)
+    batch = pack(segments)
     vocabulary = policy.config.text_config.vocab_size
     whole, entropy = PackedPolicy(policy)(batch)
     cut, cut_entropy = PackedPolicy(policy, logits_at_once=7 * vocabulary)(batch)
@@ -70,7 +70,7 @@ def test_chunks_change_nothing(policy, segments):
 
 
 def test_entropy_is_that_of_the_whole_distribution(policy, segments):
-    batch = pack(segments[:1], padding=0)
+    batch = pack(segments[:1])
     _, entropy_ST = PackedPolicy(policy)(batch)
     prompt = segments[0].prompt
     tokens = prompt.tokens_P[None]
@@ -86,7 +86,7 @@ def test_entropy_is_that_of_the_whole_distribution(policy, segments):
 
 def test_parts_of_a_group_equal_the_whole(policy, segments):
     packed = PackedPolicy(policy)
-    whole, _ = packed(pack(segments[:1], padding=0))
+    whole, _ = packed(pack(segments[:1]))
     segment = segments[0]
     limit = len(segment.prompt.tokens_P) + max(len(c) for c in segment.completions_G)
     parts = split_segment(segment, limit=limit)
@@ -94,26 +94,13 @@ def test_parts_of_a_group_equal_the_whole(policy, segments):
     assert [g for part in parts for g in part] == list(range(len(segment.completions_G)))
     for part in parts:
         completions = tuple(segment.completions_G[g] for g in part)
-        found, _ = packed(pack([Segment(segment.prompt, completions)], padding=0))
+        found, _ = packed(pack([Segment(segment.prompt, completions)]))
         expected = whole[list(part), : found.shape[1]]
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
-def test_a_completion_sees_the_prompt_and_itself():
-    # Prompt of two, completions of two and one, one place of padding.
-    mask = attention_mask(torch.tensor([[0, 0, 1, 1, 2, -1]]))[0, 0]
-    assert mask.int().tolist() == [
-        [1, 0, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0, 0],
-        [1, 1, 1, 0, 0, 0],
-        [1, 1, 1, 1, 0, 0],
-        [1, 1, 0, 0, 1, 0],
-        [0, 0, 0, 0, 0, 1],
-    ]
-
-
 def test_dummy_row_passes_through(policy):
-    logprobs_ST, _ = PackedPolicy(policy)(pack([dummy_row(policy.config).segment], padding=0))
+    logprobs_ST, _ = PackedPolicy(policy)(pack([dummy_row(policy.config).segment]))
     assert logprobs_ST.shape == (1, 1)
     assert torch.isfinite(logprobs_ST).all()
 

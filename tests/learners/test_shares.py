@@ -29,9 +29,9 @@ def test_fewer_items_than_ranks_leave_ranks_without():
     assert shares([3], 3, cost=float) == [[3], [], []]
 
 
-def test_passes_hold_rows_times_longest_within_the_limit():
-    # Sorted 10, 6, 5, 5: 10 alone (2·10 > 16), then 6 and 5 (12), a third would be 18.
-    assert passes([5, 10, 6, 5], limit=16) == [[1], [2, 0], [3]]
+def test_passes_are_filled_up_to_the_limit():
+    # Sorted 10, 6, 5, 5: 10 and 6 make 16, the fives share the next.
+    assert passes([5, 10, 6, 5], limit=16) == [[1, 2], [0, 3]]
 
 
 def test_a_row_over_the_limit_has_a_pass_of_its_own():

@@ -206,8 +206,9 @@ def test_refused_groups_are_counted_and_leave_the_normaliser(settings, groups, f
 
 def test_sft_learns_its_rows(settings, prompts, fetch):
     worker = RankWorker(settings(), fetch)
-    losses = [worker.sft_step(prompts)["loss"] for _ in range(12)]
-    assert losses[-1] < 0.8 * losses[0]
+    steps = [worker.sft_step(prompts) for _ in range(12)]
+    assert steps[-1]["loss"] < 0.8 * steps[0]["loss"]
+    assert steps[0]["learner/passes"] == 1  # all rows in one pack
 
 
 def test_sft_loss_is_the_mean_over_target_tokens(settings, prompts, fetch, reader, model):
@@ -231,10 +232,28 @@ def test_sft_loss_is_the_mean_over_target_tokens(settings, prompts, fetch, reade
     assert metrics["loss"] == pytest.approx(torch.cat(negatives).mean().item(), abs=1e-5)
 
 
-def test_frozen_vision_stays_and_the_rest_learns(settings, model, groups, fetch):
-    worker = RankWorker(settings(model=replace(model, freeze_vision=True)), fetch)
+@pytest.mark.parametrize("zero", [2, 3])
+def test_frozen_vision_stays_and_the_rest_learns(zero, settings, model, groups, prompts, fetch):
+    # With KL and recomputed log-probabilities a prompt goes through the model three times, in
+    # parts, and once through the vision tower; the dummy's picture is seen before.
+    limit = max(len(scored.group.prompt_tokens_T) for scored in groups) + 11
+    fields = {"kl": 0.1, "old_logprobs": OldLogprobs.recomputed, "tokens_per_pass": limit}
+    frozen = replace(model, freeze_vision=True)
+    worker = RankWorker(settings(model=frozen, zero=zero, **fields), fetch)
+    seen: list[int] = []
+    tower = worker._policy.get_submodule("model.visual")
+    tower.register_forward_hook(
+        lambda _, __, kwargs, ___: seen.append(len(kwargs["grid_thw"])), with_kwargs=True
+    )
     before = weights_of(worker)
     worker.update([groups[:3], groups[3:]])
+    pictures = sum(len(scored.group.prompt.plan.times_F) for scored in groups)
+    assert sum(seen) == pictures
+    worker.sft_step(prompts)
+    refused = {failure.group for failure in worker.failures}  # too long for this limit
+    taught = [prompt for prompt in prompts if prompt.group not in refused]
+    assert taught
+    assert sum(seen) == pictures + sum(len(prompt.plan.times_F) for prompt in taught)
     after = weights_of(worker)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed

@@ -1,0 +1,282 @@
+"""How much faster a shared prompt is, against the arithmetic: `o3rl bench learner`.
+
+One step (forward and backward over a group, gradients of all parameters, no optimiser) by three
+variants on the same weights, dtype and checkpointing:
+
+- `shared`: what the learner runs, one row `[prompt | c1 | … | cG]`;
+- `sequential`: plain transformers, one pass per completion, `is_causal` SDPA, logits at completion
+  positions only, gradients summed up;
+- `batched`: the same with all copies in one batch.
+
+The baseline is the faster of the last two. Time is paired: every repeat runs all three in turn.
+Memory is the peak above the loaded model, one process per variant. The bound is the ratio of
+`learners.flops` of both sides.
+"""
+
+import ctypes
+import gc
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from learners import attention
+from learners.bench_models import build_policy, build_segment, grids_of
+from learners.flops import Flops, Grids
+from learners.shared_prefix import PackedPolicy, Segment, pack
+
+Step = Callable[[], Tensor]
+BASELINES = ("sequential", "batched")
+MEMORY_SECONDS = 3600.0  # limit for one variant's process
+# Dense bfloat16 FLOP/s that the makers state, by a part of the device's name.
+PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """P tokens of prompt, G completions of C."""
+
+    prompt: int
+    completion: int
+    group: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Shape":
+        """Of `PxCxG`, for instance 2400x256x8; ValueError otherwise."""
+        parts = text.split("x")
+        if len(parts) != 3 or not all(part.isdecimal() and int(part) for part in parts):
+            raise ValueError(f"shape is {text!r}; it must be PxCxG, for instance 2400x256x8")
+        prompt, completion, group = map(int, parts)
+        if prompt < 8 or completion < 2:
+            raise ValueError(f"shape is {text!r}; P must be 8 or more, C 2 or more")
+        return cls(prompt, completion, group)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What all variants share: `model` of `learners.bench_models`, device, checkpointing."""
+
+    model: str
+    device: str
+    checkpointing: bool
+
+
+def measure(
+    shapes: Sequence[Shape], setting: Setting, *, repeats: int, memory: bool = True
+) -> list[dict[str, Any]]:
+    """One report a shape. Raises ValueError where there is no such device."""
+    if setting.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device is cuda, but torch finds no GPU here; use --device cpu")
+    policy = build_policy(setting)
+    for name in ("shared", *BASELINES):  # libraries' first calls are slow
+        _step(name, policy, build_segment(policy, Shape(40, 4, 2)))()
+    return [report(policy, shape, setting, repeats=repeats, memory=memory) for shape in shapes]
+
+
+def report(
+    policy: PreTrainedModel, shape: Shape, setting: Setting, *, repeats: int, memory: bool
+) -> dict[str, Any]:
+    """The figures of one shape, raw seconds and bytes beside them."""
+    segment = build_segment(policy, shape)
+    steps = {name: _step(name, policy, segment) for name in ("shared", *BASELINES)}
+    if setting.device == "cuda":  # kernels are compiled and chosen by shape
+        for step in steps.values():
+            step()
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(repeats):
+        for name, step in steps.items():
+            seconds[name].append(_timed(step, policy))
+    baseline = min(BASELINES, key=lambda name: median(seconds[name]))
+    pairs = zip(seconds[baseline], seconds["shared"], strict=True)
+    speedup = median(theirs / ours for theirs, ours in pairs)
+    costs = Flops.of(policy, checkpointing=setting.checkpointing)
+    completions_G = [shape.completion] * shape.group
+    grids = grids_of(segment)
+    shared = costs.shared(shape.prompt, completions_G, grids)
+    bound = costs.separate(shape.prompt, completions_G, grids) / shared
+    found = {
+        "P": shape.prompt,
+        "C": shape.completion,
+        "G": shape.group,
+        "bound": bound,
+        "speedup": speedup,
+        "speedup_of_bound": speedup / bound,
+        "baseline": baseline,
+        "seconds": seconds,
+        "flops": {"shared": shared, baseline: shared * bound},
+        "memory_ratio": None,
+        **_circumstances(policy, setting),
+    }
+    found |= _throughput(shape, median(seconds["shared"]), policy, grids)
+    if memory:
+        peaks = {name: peak_bytes(name, shape, setting) for name in ("shared", baseline)}
+        found |= {"memory_ratio": peaks[baseline] / peaks["shared"], "memory_bytes": peaks}
+    return found
+
+
+def peak_bytes(name: str, shape: Shape, setting: Setting) -> int:
+    """Peak memory of a variant's step above the loaded model, in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(_peak_here, name, shape, setting).result(timeout=MEMORY_SECONDS)
+
+
+def _step(name: str, policy: PreTrainedModel, segment: Segment) -> Step:
+    """One step as a function without arguments; it gives the log-probabilities [G, C]."""
+    return {"shared": _shared, "sequential": _sequential, "batched": _batched}[name](
+        policy, segment, _weights(segment, policy.device)
+    )
+
+
+def _shared(policy: PreTrainedModel, segment: Segment, weights_GC: Tensor) -> Step:
+    packed = PackedPolicy(policy)
+    batch = pack([segment]).to(policy.device)
+
+    def step() -> Tensor:
+        attention.use(policy)
+        logprobs_GC, _ = packed(batch)
+        (logprobs_GC * weights_GC).sum().backward()
+        return logprobs_GC.detach()
+
+    return step
+
+
+def _sequential(policy: PreTrainedModel, segment: Segment, weights_GC: Tensor) -> Step:
+    inputs, targets_GC = _copies(policy, segment, 1), _targets(segment, policy.device)
+
+    def step() -> Tensor:
+        found = []
+        for targets_C, weights_C in zip(targets_GC, weights_GC, strict=True):
+            found.append(_plain(policy, inputs, targets_C[None], weights_C[None]))
+        return torch.cat(found)
+
+    return step
+
+
+def _batched(policy: PreTrainedModel, segment: Segment, weights_GC: Tensor) -> Step:
+    inputs = _copies(policy, segment, len(weights_GC))
+    targets_GC = _targets(segment, policy.device)
+    return lambda: _plain(policy, inputs, targets_GC, weights_GC)
+
+
+def _plain(policy: Any, inputs: dict[str, Tensor], targets_BC: Tensor, weights_BC: Tensor):
+    """Plain transformers over copies of the prompt; the last token of each is not read."""
+    policy.set_attn_implementation({"text_config": "sdpa"})
+    prompts_BP = inputs["prompts_BP"]
+    tokens_BL = torch.cat([prompts_BP, targets_BC[:, :-1]], 1)
+    logits_BCV = policy(
+        input_ids=tokens_BL,
+        pixel_values=inputs["pixels_ND"],
+        image_grid_thw=inputs["grid_I3"],
+        mm_token_type_ids=(tokens_BL == policy.config.image_token_id).int(),
+        logits_to_keep=targets_BC.shape[1],
+        use_cache=False,
+    ).logits
+    losses_N = torch.nn.functional.cross_entropy(
+        logits_BCV.flatten(0, 1).float(), targets_BC.flatten(), reduction="none"
+    )
+    logprobs_BC = -losses_N.view(targets_BC.shape)
+    (logprobs_BC * weights_BC).sum().backward()
+    return logprobs_BC.detach()
+
+
+def _copies(policy: PreTrainedModel, segment: Segment, count: int) -> dict[str, Tensor]:
+    prompt = segment.prompt
+    return {
+        "prompts_BP": prompt.tokens_P.repeat(count, 1).to(policy.device),
+        "pixels_ND": prompt.pixels_ND.repeat(count, 1).to(policy.device),
+        "grid_I3": prompt.grid_I3.repeat(count, 1).to(policy.device),
+    }
+
+
+def _targets(segment: Segment, device: torch.device) -> Tensor:
+    return torch.tensor(segment.completions_G, device=device)
+
+
+def _weights(segment: Segment, device: torch.device) -> Tensor:
+    """Gradients of the loss by each log-probability, as advantages of both signs give."""
+    group, length = len(segment.completions_G), len(segment.completions_G[0])
+    weights_G = torch.linspace(-1, 1, group + 2, device=device)[1:-1]
+    return (weights_G[:, None] / length).expand(group, length)
+
+
+def _timed(step: Step, policy: PreTrainedModel) -> float:
+    policy.zero_grad(set_to_none=True)
+    gc.collect()
+    _wait(policy.device)
+    started = perf_counter()
+    step()
+    _wait(policy.device)
+    return perf_counter() - started
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _peak_here(name: str, shape: Shape, setting: Setting) -> int:
+    """What `peak_bytes` runs: one small step first, for what libraries keep for good."""
+    policy = build_policy(setting)
+    _step(name, policy, build_segment(policy, Shape(40, 4, 2)))()
+    step = _step(name, policy, build_segment(policy, shape))
+    policy.zero_grad(set_to_none=True)
+    gc.collect()
+    if setting.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return torch.cuda.max_memory_allocated() - before
+    ctypes.CDLL(None).malloc_trim(0)  # what is free but kept would hide what is taken
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = _resident("VmRSS")
+    step()
+    return _resident("VmHWM") - before
+
+
+def _resident(field: str) -> int:
+    """Bytes of this process in memory, now (VmRSS) or at most (VmHWM), as Linux counts them."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(field)
+
+
+def _circumstances(policy: PreTrainedModel, setting: Setting) -> dict[str, Any]:
+    cuda = setting.device == "cuda"
+    return {
+        "model": setting.model,
+        "parameters": sum(p.numel() for p in policy.parameters()),
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "dtype": str(policy.dtype).removeprefix("torch."),
+        "checkpointing": setting.checkpointing,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _throughput(
+    shape: Shape, seconds: float, policy: PreTrainedModel, grids: Grids
+) -> dict[str, Any]:
+    """Of the shared variant: completion tokens and FLOP a second, and on a known GPU their share.
+
+    As is usual, what checkpointing computes again does not count.
+    """
+    completions_G = [shape.completion] * shape.group
+    rate = Flops.of(policy).shared(shape.prompt, completions_G, grids) / seconds
+    found = {
+        "tokens_per_second": shape.group * shape.completion / seconds,
+        "flops_per_second": rate,
+    }
+    if policy.device.type == "cuda":
+        name = torch.cuda.get_device_name()
+        peaks = [peak for part, peak in PEAK.items() if part in name]
+        found |= {"mfu": rate / peaks[0]} if peaks else {}
+    return found
