@@ -31,7 +31,7 @@ class Teacher:
 
     wrong_times: float = 0.6  # share of cited times that are off by 1 or 2 s
     box_jitter: float = 10 / 112  # of the frame's side, at most, per edge
-    no_evidence: float = 0.3  # share of thoughts that cite nothing
+    no_evidence: float = 0.5  # share of thoughts that cite nothing
 
     def time(self, rng: Random, time: float, duration: float) -> float:
         """`time`, or a wrong one, in seconds within the clip."""
