@@ -206,7 +206,7 @@ class LearnerGroup:
         metrics, *_ = await _all(calls, what=f"learner {method}", seconds=limit)
         failures = [self._ranks[0].failures.remote()]
         [self.failures] = await _all(failures, what=f"learner {method}", seconds=limit)
-        return metrics | {"seconds/learner": time.monotonic() - started}
+        return metrics | {"learner/seconds": time.monotonic() - started}
 
     async def _costs(self) -> Flops:
         """What the ranks' passes cost, asked once."""
