@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from actors.rollout import RolloutPool, State
-from actors.watch import segments
 from o3rl.decode import MediaError
 from o3rl.flow import Failure, Group, Version
 from tests.actors.conftest import (
@@ -143,7 +142,7 @@ def test_a_version_that_is_not_there_is_refused(pool, run):
 def test_a_killed_replica_leaves_nothing_hands_its_prompt_back_and_returns(pool, run):
     [place] = pool.places
     below = descendants(place.pid)
-    assert len(below) >= 2, "the engine and its worker"
+    assert below, "the engine"
     os.kill(place.pid, signal.SIGKILL)
     result = run(pool.sample(prompt(4)))
     assert isinstance(result, Failure)
@@ -164,10 +163,7 @@ def test_a_killed_replica_leaves_nothing_hands_its_prompt_back_and_returns(pool,
 def test_a_closed_pool_leaves_nothing(pool, run):
     [place] = pool.places
     below = descendants(place.pid)
-    queues = set().union(*(segments(pid) for pid in below))
-    assert queues, "vLLM's message queues"
     run(pool.close())
-    assert not {queue for queue in queues if queue.exists()}
     deadline = time.monotonic() + 15
     while left := {pid for pid in {*below, place.pid} if alive(pid)}:
         assert time.monotonic() < deadline, f"left behind: {left}"

@@ -1,6 +1,7 @@
 """Weights as files of a node: checked, removed, and swept where a killed process left them."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from actors.staging import staged
+from actors.watch import Processes
 from o3rl.flow import Version
 from o3rl.weights import MemoryWeights, RawTensor, publish
 
@@ -82,6 +84,24 @@ def test_what_a_killed_process_left_is_swept():
 def folders() -> set[Path]:
     """Staging folders of this machine."""
     return {path for root in ("/dev/shm", "/tmp") for path in Path(root).glob("o3rl-weights-*")}
+
+
+def test_shared_memory_goes_with_a_process_that_is_killed():
+    program = (
+        "from multiprocessing import resource_tracker, shared_memory\n"
+        "made = shared_memory.SharedMemory(create=True, size=4096)\n"
+        "resource_tracker.unregister(made._name, 'shared_memory')  # else Python removes it\n"
+        "print(made.name, flush=True); import time; time.sleep(600)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert child.stdout
+    file = Path("/dev/shm") / child.stdout.readline().strip()
+    assert file.is_file()
+    processes = Processes()
+    processes.add([child.pid])
+    processes.kill(30)
+    assert child.wait(30) == -signal.SIGKILL
+    assert not file.exists()
 
 
 def test_a_process_ends_with_its_owner_however_that_ends():
