@@ -265,7 +265,8 @@ class RolloutPool:
         except (TimeoutError, RayActorError):
             self._died(slot, f"{reason}, and no answer since")
             return
-        slot.state, slot.why = State.HEALTHY, ""
+        slot.state = State.STALE  # a newer version may have passed it by
+        await self._refresh(slot)
 
     def _died(self, slot: Slot, reason: str) -> str:
         """Mark a replica dead and bring it back in the background; returns the reason."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from cluster.configs import find, load_named, model_path, of_model
 from o3rl.boxes import BoxConvention
@@ -31,7 +32,9 @@ def run(options: argparse.Namespace) -> int:
         )
         if isinstance(answered, Failure):
             raise ValueError(f"{options.video} is not answered: {answered.reason}")
-        _show(answered, options.page)
+        from cluster.services import box_convention
+
+        _show(answered, options.page, box_convention(config.model.path))
     return 0
 
 
@@ -86,7 +89,7 @@ def _claims(
     return reward.claims
 
 
-def _show(entry: Any, page: Path) -> None:
+def _show(entry: Any, page: Path, convention: BoxConvention) -> None:
     """Print text and claims, and write the page."""
     from o3rl.grammar import answer_of
     from o3rl.pages import write_page
@@ -96,10 +99,10 @@ def _show(entry: Any, page: Path) -> None:
     table = Table("evidence", "time", "box, share of the frame", box=None)
     for claim in entry.reward.claims:
         boxes = " ".join(str([round(edge, 3) for edge in each]) for each in claim.boxes)
-        table.add_row(claim.name, f"{claim.time:.1f} s", boxes)
+        table.add_row(Text(claim.name), f"{claim.time:.1f} s", boxes)
     if entry.reward.claims:
         console.print(table)
     answered = answer_of(entry.text)
     console.print(f"answer: {answered if answered is not None else 'none'}", markup=False)
-    write_page(page, entry.row.question, [entry])
+    write_page(page, entry.row.question, [entry], convention=convention)
     console.print(f"the evidence on its frames: {page}", markup=False)

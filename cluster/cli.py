@@ -246,7 +246,9 @@ def _answer(commands) -> None:
         "cluster.answer:run",
         "ask a trained model about a video, see its evidence",
     )
-    answer.add_argument("video", type=Path, metavar="VIDEO", help="a video or image file")
+    answer.add_argument(
+        "video", type=Path, metavar="VIDEO", help="a video, or with --task 'visual QA' an image"
+    )
     answer.add_argument("question", metavar="QUESTION")
     answer.add_argument("--model", required=True, help="a Hugging Face folder or hub name")
     answer.add_argument(

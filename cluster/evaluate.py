@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import json
 import mmap
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,9 +77,13 @@ async def evaluate(
 
     Writes NAME.json (numbers), NAME-greedy.jsonl and NAME-sampled.jsonl (responses), NAME.html.
     """
-    from cluster.services import Sampling, box_convention, services
+    from cluster.services import Sampling, box_convention, model_type, services
     from o3rl.evaluation import Evaluator
 
+    families = {name: model_type(path) for name, path in models.items()}
+    if len(set(families.values())) > 1:
+        raise ValueError(f"models of several families, {families}: evaluate each by itself")
+    shutil.rmtree(folder / "weights", ignore_errors=True)  # of an earlier evaluation
     first = next(iter(models.values()))
     found: dict[str, Evaluated] = {}
     async with services(of_model(config, first), folder) as start:

@@ -25,6 +25,8 @@ class AsyncMedia:
             return await asyncio.to_thread(self._prepare, row, training)
         except MediaError as error:
             return Failure(-1, -1, f"media: {error.reason}")
+        except TimeoutError as error:
+            return Failure(-1, -1, str(error))
 
     async def frames(self, key: str) -> np.ndarray:
         """uint8 [F, height, width, 3]."""
@@ -32,5 +34,5 @@ class AsyncMedia:
 
     def _prepare(self, row: Row, training: bool) -> tuple[FramePlan, str]:
         plan, key = self.media.prepare(row, training=training)
-        self.media.frames(key)
+        self.media.decode(key)
         return plan, key

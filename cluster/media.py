@@ -8,6 +8,7 @@ decodes by key; it holds at most `frames.cache_mib` of frames, the longest unuse
 """
 
 import json
+import logging
 import os
 import threading
 from collections import OrderedDict
@@ -25,6 +26,9 @@ from o3rl.flow import FramePlan, Row, Task
 from o3rl.journal import drop_torn_line
 from o3rl.media import MediaCache
 
+log = logging.getLogger(__name__)
+
+CLOSE_SECONDS = 20.0
 CALLS = 16  # that the actor answers at the same time
 
 
@@ -110,6 +114,10 @@ class Media:
         """The plan of a row and the key of its frames. Raises MediaError."""
         return self._answer(self.actor.prepare.remote(row, training=training), row.media)
 
+    def decode(self, key: str) -> None:
+        """Have the frames of a key decoded; they stay with the actor. Raises MediaError."""
+        self._answer(self.actor.frames.remote(key), key)
+
     def frames(self, key: str) -> np.ndarray:
         """The frames of a key, read-only uint8 [F, H, W, 3]; they are mapped where they are local.
 
@@ -126,8 +134,12 @@ class Media:
 
     def close(self) -> None:
         """End the actor and its readers."""
-        self._answer(self.actor.close.remote(), "close")
-        ray.kill(self.actor)
+        try:
+            answer_of(self.actor.close.remote(), CLOSE_SECONDS, who="media", what="close")
+        except TimeoutError as error:
+            log.warning("%s; it is killed", error)
+        finally:
+            ray.kill(self.actor)
 
     def _answer(self, reference: Any, what: str) -> Any:
         return answer_of(reference, self.seconds, who="media", what=what)

@@ -67,7 +67,9 @@ async def sft(config: Run) -> Trained:
                 metrics["rows/skipped"] = feed.skipped
                 metrics["rows/refused"] = len(group.failures)
                 tracker.log(_named(metrics), step=step)
-                show(step, f"loss {metrics['loss']:.3f}")
+                show(
+                    step, f"loss {metrics['loss']:.3f}" if "loss" in metrics else "nothing learned"
+                )
             await group.export(folder / "model")
         if config.tracking.model:
             tracker.artifact(folder / "model", "model")
@@ -84,11 +86,11 @@ class Feed:
         self._media = media
         self._batch = batch
         self._number = 0
+        self._failed_in_a_row = 0
 
     async def next(self) -> list[Prompt]:
         """The next batch. Raises ValueError when every row's media fails."""
         batch: list[Prompt] = []
-        failed = 0
         while len(batch) < self._batch:
             indices = self._order.take(self._batch - len(batch))
             prepared = await asyncio.gather(
@@ -98,13 +100,14 @@ class Feed:
                 row = self._rows[index]
                 if isinstance(result, Failure):
                     self.skipped += 1
-                    failed += 1
+                    self._failed_in_a_row += 1
                     logger.warning("row %s is skipped: %s", row.id, result.reason)
                     continue
+                self._failed_in_a_row = 0
                 plan, key = result
                 batch.append(Prompt(self._number, row, plan, key, progress=0.0))
                 self._number += 1
-            if failed >= len(self._rows):
+            if self._failed_in_a_row >= 2 * len(self._rows):
                 raise ValueError(
                     f"the media of all {len(self._rows)} rows cannot be read; is data.media the "
                     "folder that the rows' paths start from?"

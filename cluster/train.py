@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cluster.configs import load_named
 from cluster.progress import Show
@@ -35,6 +35,8 @@ if TYPE_CHECKING:  # a wrong configuration is told before any of these is import
 def run(options: argparse.Namespace) -> int:
     """Check the configuration, then train."""
     config = load_named(options.config, options.overrides)
+    if not options.resume:
+        _refuse_used(Path(config.folder) / "rl")
     from cluster.session import ray_session
 
     with ray_session(config.cluster):
@@ -64,28 +66,34 @@ async def train(config: Run, *, resume: bool = False) -> Trained:
     from cluster.tracked import tracked
     from o3rl.order import order_of
     from o3rl.store import read_rows
+    from rewards.custom import load_custom
 
     began = perf_counter()
+    load_custom(config.rewards.custom)
     folder = Path(config.folder) / "rl"
     rows = read_rows(config.data.train, limit=config.data.max_rows)
     order = order_of(rows, config.seed, task_weights=config.data.task_weights)
     planned = int(config.loop.epochs * order.per_epoch)
     steps = config.loop.steps or max(1, planned // config.loop.groups)
+    validated = read_rows(config.data.validation) if _validates(config) else []
     checkpoint = _checkpoint(folder / "checkpoints") if resume else None
+    state = _state(folder, checkpoint)
     tally = Tally()
     with tracked(config, folder, stage="rl") as tracker, bar("training", steps) as show:
         async with services(config, folder) as start:
             parts = await _start(
-                config, start, rows, order=order, steps=steps, checkpoint=checkpoint
+                config, start, rows, order=order, steps=steps, checkpoint=checkpoint, state=state
             )
-            loop = _loop(config, parts, tracker=tracker, folder=folder)
+            loop = _loop(config, parts, validated, tracker=tracker, folder=folder)
             loop.observe(tally)
             loop.observe(Bar(show))
-            if checkpoint is not None:
-                loop.restore(json.loads((checkpoint / "loop.json").read_text())["loop"])
-            await loop.run(steps)
+            if state:
+                loop.restore(state["loop"])
+            try:
+                await loop.run(steps)
+            finally:
+                parts.ledger.write(folder / "ledger.parquet")
             await parts.group.export(folder / "model")
-            parts.ledger.write(folder / "ledger.parquet")
             tracker.artifact(folder / "ledger.parquet", "")
         if config.tracking.model:
             tracker.artifact(folder / "model", "model")
@@ -114,6 +122,7 @@ async def _start(
     order: "RowOrder",
     steps: int,
     checkpoint: Path | None,
+    state: dict[str, Any],
 ) -> Parts:
     from cluster.services import Learning, Sampling
     from learners.schedule import Optimisation
@@ -137,13 +146,15 @@ async def _start(
         ledger,
         planned=steps * config.loop.groups,
     )
-    if checkpoint is not None:
-        admission.restore(json.loads((checkpoint / "loop.json").read_text())["admission"])
+    if state:
+        admission.restore(state["admission"])
     scorers = start.scorers()
     return Parts(media, Sampling(pool), scorers, Learning(group), group, admission, ledger)
 
 
-def _loop(config: Run, parts: Parts, *, tracker: "Tracker", folder: Path) -> "Loop":
+def _loop(
+    config: Run, parts: Parts, validated: Sequence[Row], *, tracker: "Tracker", folder: Path
+) -> "Loop":
     """The loop with those who watch it: validation before tracking, which logs what it adds."""
     from cluster.services import box_convention
     from learners.shares import permute_advantages
@@ -162,8 +173,8 @@ def _loop(config: Run, parts: Parts, *, tracker: "Tracker", folder: Path) -> "Lo
         learner=parts.learner,
         shuffle=permuted if config.learning.permute_advantages else list,
     )
-    if config.data.validation and config.loop.validate_every:
-        loop.observe(_validation(config, parts, folder / "best"))
+    if validated:
+        loop.observe(_validation(config, parts, validated, folder / "best"))
     loop.observe(
         Tracking(
             tracker,
@@ -188,12 +199,14 @@ def _loop(config: Run, parts: Parts, *, tracker: "Tracker", folder: Path) -> "Lo
     return loop
 
 
-def _validation(config: Run, parts: Parts, best: Path) -> "Validation":
+def _validates(config: Run) -> bool:
+    return bool(config.data.validation and config.loop.validate_every)
+
+
+def _validation(config: Run, parts: Parts, rows: Sequence[Row], best: Path) -> "Validation":
     from o3rl.evaluation import Evaluator, spread
     from o3rl.observers import Validation
-    from o3rl.store import read_rows
 
-    rows = read_rows(config.data.validation)
     return Validation(
         Evaluator(parts.media, parts.sampler, parts.scorers),
         spread(rows, config.data.validation_rows),
@@ -213,6 +226,36 @@ def _checkpoint(folder: Path) -> Path:
     if not found:
         raise ValueError(f"there is no checkpoint in {folder} to resume from")
     return found[-1]
+
+
+def _refuse_used(folder: Path) -> None:
+    """ValueError if a run lies there, whose metrics and weights would be mixed with ours."""
+    if (folder / "metrics.jsonl").exists():
+        raise ValueError(
+            f"a run lies in {folder}; go on with it by --resume, or name another folder=…"
+        )
+
+
+def _state(folder: Path, checkpoint: Path | None) -> dict[str, Any]:
+    """What loop and admission go on from; empty for a new run.
+
+    Each start is an incarnation of its own, also where two starts go on from the same checkpoint:
+    the last one's number is kept in the run's folder.
+    """
+    from o3rl.files import write_text
+
+    last = folder / "incarnation"
+    if checkpoint is None:
+        write_text(last, "0\n")
+        return {}
+    state = json.loads((checkpoint / "loop.json").read_text())
+    number = state["loop"]["incarnation"]
+    if last.is_file():
+        number = max(number, int(last.read_text()))
+    write_text(last, f"{number + 1}\n")
+    for part in ("loop", "admission"):
+        state[part]["incarnation"] = number
+    return state
 
 
 class Tally:

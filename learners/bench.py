@@ -17,7 +17,6 @@ import ctypes
 import gc
 import multiprocessing
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -51,7 +50,7 @@ class Shape:
     @classmethod
     def parse(cls, text: str) -> "Shape":
         """Of `PxCxG`, for instance 2400x256x8; ValueError otherwise."""
-        parts = text.split("x")
+        parts = text.strip().split("x")
         if len(parts) != 3 or not all(part.isdecimal() and int(part) for part in parts):
             raise ValueError(f"shape is {text!r}; it must be PxCxG, for instance 2400x256x8")
         prompt, completion, group = map(int, parts)
@@ -125,8 +124,8 @@ def report(
 def peak_bytes(name: str, shape: Shape, setting: Setting) -> int:
     """Peak memory of a variant's step above the loaded model, in a process of its own."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_peak_here, name, shape, setting).result(timeout=MEMORY_SECONDS)
+    with context.Pool(1) as pool:  # its end kills a child that is still at work
+        return pool.apply_async(_peak_here, (name, shape, setting)).get(MEMORY_SECONDS)
 
 
 def _step(name: str, policy: PreTrainedModel, segment: Segment) -> Step:

@@ -163,10 +163,12 @@ def pretrain(
     """Train into the folder `out`; yields the metrics of each step: loss, token accuracy, rate.
 
     From random weights, or from the model in the folder `start`. The state is saved every 500 steps
-    and at the end; `resume` goes on from there.
+    and at the end; `resume` goes on from there, and raises ValueError if there is nothing saved.
     """
     state = out / "state.pt"
-    if not (resume and state.is_file()):
+    if resume and not state.is_file():
+        raise ValueError(f"{out} has no state.pt to go on from; its training ended or never began")
+    if not resume:
         if start is None:
             build(out, seed=recipe.seed)
         else:
@@ -176,7 +178,7 @@ def pretrain(
     model.train()
     optimizers = build_optimizers(model)
     first = 0
-    if resume and state.is_file():
+    if resume:
         saved = torch.load(state, weights_only=True)
         model.load_state_dict(saved["model"])
         for optimizer, kept in zip(optimizers, saved["optimizers"], strict=True):

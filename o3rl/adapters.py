@@ -33,6 +33,11 @@ def load_adapter(target: str) -> Adapter:
             f"{where}: {error}; the module must be importable: install it, or set PYTHONPATH to "
             "its folder"
         ) from error
+    except Exception as error:  # the user's module may raise anything
+        raise ValueError(
+            f"{where}: importing {module} raised {type(error).__name__} at {_place(error)}: "
+            f"{error!s:.300}"
+        ) from error
     if not callable(function):
         raise ValueError(f"{where}: {module} has no function {attribute!r}")
 

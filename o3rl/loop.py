@@ -92,6 +92,7 @@ class Loop:
         self.version = Version(0, 0)
         self.step = 0
         self.set_aside = 0
+        self.trained = 0
         self._settings = settings
         self._admission = admission
         self._ledger = ledger
@@ -124,6 +125,7 @@ class Loop:
             "incarnation": self.version.incarnation,
             "n": self.version.n,
             "set_aside": self.set_aside,
+            "trained": self.trained,
         }
 
     def restore(self, state: Mapping[str, int]) -> None:
@@ -131,6 +133,7 @@ class Loop:
         self.step = state["step"]
         self.version = Version(state["incarnation"] + 1, state["n"])
         self.set_aside = state["set_aside"]
+        self.trained = state["trained"]
 
     async def _train_one(self) -> None:
         metrics: dict[str, float] = {}
@@ -155,10 +158,10 @@ class Loop:
         refused = {failure.group: failure.reason for failure in self._learner.failures}
         prompts = [group.group.prompt for group in groups]
         self._ledger.train((p for p in prompts if p.group not in refused), self.version)
+        self.trained += sum(prompt.group not in refused for prompt in prompts)
         for prompt in prompts:
             if prompt.group in refused:
-                self.set_aside += 1
-                self._ledger.set_aside(prompt, f"refused by the learner: {refused[prompt.group]}")
+                self._count_out(prompt, f"refused by the learner: {refused[prompt.group]}")
 
     async def _hand_over(self, metrics: dict[str, float]) -> None:
         with timed("seconds/sync", metrics):
@@ -187,8 +190,6 @@ class Loop:
                 logger.warning("prompt %d again: %s", prompt.group, result.reason)
 
     def _set_aside(self, prompt: Prompt, reason: str) -> None:
-        self.set_aside += 1
-        self._ledger.set_aside(prompt, reason)
         logger.warning(
             "prompt %d (row %s) is set aside after %d attempts: %s",
             prompt.group,
@@ -196,8 +197,14 @@ class Loop:
             prompt.attempt + 1,
             reason,
         )
+        self._count_out(prompt, reason)
+
+    def _count_out(self, prompt: Prompt, reason: str) -> None:
+        """Into the ledger; RuntimeError when more were set aside than trained."""
+        self.set_aside += 1
+        self._ledger.set_aside(prompt, reason)
         limit = max(self._settings.groups, 8)
-        if self.set_aside >= limit and self.set_aside > self.step * self._settings.groups:
+        if self.set_aside >= limit and self.set_aside > self.trained:
             raise RuntimeError(
                 f"{self.set_aside} prompts were set aside and fewer trained; the last: {reason}"
             )

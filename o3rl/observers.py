@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from o3rl.boxes import BoxConvention
+from o3rl.decode import MediaError
 from o3rl.evaluation import GREEDY, Answered, Evaluator
 from o3rl.evidence import Entry
 from o3rl.files import write_text
@@ -83,10 +84,13 @@ class Validation:
         if step % self._every:
             return
         answered = await self._evaluator.run(self._rows, GREEDY)
+        metrics["validation/failed"] = sum(answer.group is None for answer in answered)
+        if metrics["validation/failed"] == len(answered):
+            logger.warning("validation of step %d: none of its rows was answered", step)
+            return
         found = summary([a.scored for a in answered], seed=self._seed, weights=self._weights)
         found |= {f"claims/{name}": value for name, value in found["claims"].items()}
         metrics |= {f"validation/{n}": found[n] for n in VALIDATED if found[n] is not None}
-        metrics["validation/failed"] = sum(answer.group is None for answer in answered)
         total = metrics.get("validation/total")
         if total is not None and total > self._best_total():
             await self._learner.export(self._best)
@@ -131,20 +135,25 @@ class Tracking:
             return
         self._tracker.table(rollout_table_rows(groups, step=step, limit=self._rollouts), "rollouts")
         shown = [group for group in groups if group.rewards_G][: self._rollouts]
-        entries = [await self._entry(group) for group in shown]
+        entries = [entry for group in shown if (entry := await self._entry(group))]
         path = self._pages / f"step-{step:05d}.html"
         title = f"Rollouts of step {step}, by version {version.incarnation}.{version.n - 1}"
         await asyncio.to_thread(write_page, path, title, entries, convention=self._convention)
         self._tracker.artifact(path, "pages")
 
-    async def _entry(self, scored: ScoredGroup) -> Entry:
-        """The best rollout of a group."""
+    async def _entry(self, scored: ScoredGroup) -> Entry | None:
+        """The best rollout of a group; None if its frames cannot be had any more."""
         place = max(range(len(scored.rewards_G)), key=lambda i: scored.rewards_G[i].total)
         prompt, rollout = scored.group.prompt, scored.group.rollouts_G[place]
+        try:
+            frames = await self._frames(prompt.media_key)
+        except (MediaError, TimeoutError) as error:
+            logger.warning("row %s is not on the page: %s", prompt.row.id, error)
+            return None
         return Entry(
             prompt.row,
             prompt.plan,
-            await self._frames(prompt.media_key),
+            frames,
             rollout.text,
             scored.rewards_G[place],
             f"the best of {len(scored.rewards_G)}; advantage {scored.advantages_G[place]:+.2f}",

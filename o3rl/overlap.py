@@ -51,9 +51,10 @@ def read_benchmark(path: Path) -> list[str]:
     with path.open("rb") as file:
         start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
     if start in (b"[", b"{"):
-        return [_id_of(record, path) for record in read_records(path)]
-    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    ids = [line.strip() for line in lines if line.strip()]
+        ids = [_id_of(record, path) for record in read_records(path)]
+    else:
+        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+        ids = [line.strip() for line in lines if line.strip()]
     if not ids:
         raise ValueError(f"the benchmark file {path} holds no ids")
     return ids

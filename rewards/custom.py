@@ -75,6 +75,10 @@ def _load(name: str, target: str) -> CustomReward:
         raise ValueError(
             f"{where}; {error}: the module must be importable on every node"
         ) from error
+    except Exception as error:  # a user's module may raise anything
+        raise ValueError(
+            f"{where}; importing {module} raised {type(error).__name__}: {error!s:.300}"
+        ) from error
     if not callable(function):
         raise ValueError(f"{where}; {module} has no function {attribute!r}")
     return function

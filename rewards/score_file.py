@@ -43,7 +43,8 @@ class Counts:
 def score_file(source: Path, out: Path, *, profile: str) -> Counts:
     """Write one line for each good line of `source`: `line`, `parts`, `total`, `claims`, more.
 
-    A bad line is logged, counted and left out; blank lines are skipped. Raises ValueError for an
+    A bad line is logged, counted and left out; blank lines are skipped. `out` is replaced when all
+    is written, so it may be `source`. Raises ValueError for an
     unknown profile, OSError if a file cannot be read or written.
     """
     names = [known.value for known in Profile]
@@ -51,7 +52,8 @@ def score_file(source: Path, out: Path, *, profile: str) -> Counts:
         raise ValueError(f"profile is {profile!r}; it must be one of {names}")
     scorer = Scorer(Rewards(profile=Profile(profile)))
     scored, bad = 0, []
-    with source.open("rb") as lines, out.open("w", encoding="utf-8") as results:
+    aside = out.with_name(f".{out.name}.writing")
+    with source.open("rb") as lines, aside.open("w", encoding="utf-8") as results:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
@@ -63,6 +65,7 @@ def score_file(source: Path, out: Path, *, profile: str) -> Counts:
                 continue
             results.write(json.dumps({"line": number, **as_record(reward)}) + "\n")
             scored += 1
+    aside.replace(out)
     return Counts(scored, tuple(bad))
 
 

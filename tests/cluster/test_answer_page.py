@@ -3,6 +3,7 @@
 import numpy as np
 
 from cluster.answer import _show
+from o3rl.boxes import ABSOLUTE
 from o3rl.evidence import Entry
 from o3rl.flow import Claim, FramePlan, Reward, Row, Task, Truth
 
@@ -10,17 +11,17 @@ from o3rl.flow import Claim, FramePlan, Reward, Row, Task, Truth
 def test_an_unscored_answer_is_shown_with_its_claims(tmp_path, capsys):
     row = Row("question", Task.TEMPORAL_SPATIAL, "", "What shape is it?", "v.mp4", Truth(""))
     plan = FramePlan((0, 4), (0.0, 2.0), (56, 56), 4.0)
-    claim = Claim("red object", 2.0, ((0.1, 0.1, 0.5, 0.5),))
+    claim = Claim("red object[/x]", 2.0, ((0.1, 0.1, 0.5, 0.5),))
     text = (
         "<think><obj>red object</obj><box>[6,6,28,28]</box>at<t>2.0</t>s</think>"
         "<answer>circle</answer>"
     )
     frames = np.zeros((2, 56, 56, 3), np.uint8)
     entry = Entry(row, plan, frames, text, Reward({}, 0.0, (claim,)), "not scored")
-    _show(entry, tmp_path / "page.html")
+    _show(entry, tmp_path / "page.html", ABSOLUTE)
     said = capsys.readouterr().out
     assert "answer: circle" in said
-    assert "red object" in said
+    assert "red object[/x]" in said
     page = (tmp_path / "page.html").read_text()
     assert "What shape is it?" in page
     assert "mean reward" not in page

@@ -412,6 +412,14 @@ def test_a_group_that_the_learner_refuses_is_set_aside_not_trained():
     assert world.loop.set_aside == 1
 
 
+def test_a_learner_that_refuses_everything_ends_the_run():
+    world = World()
+    world.learner.refuses = set(range(1000))
+    with pytest.raises(RuntimeError, match="set aside and fewer trained; the last: refused by"):
+        world.run(50)
+    assert world.loop.trained == 0
+
+
 def test_a_restored_loop_is_a_new_incarnation():
     first = World().run(1)
     second = World()

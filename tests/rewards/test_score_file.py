@@ -32,6 +32,14 @@ def test_released_equals_every_golden_case(tmp_path):
         assert result["total"] == pytest.approx(sum(case["rewards"].values()), abs=1e-9)
 
 
+def test_a_file_may_be_scored_in_place(tmp_path):
+    file = tmp_path / "completions.jsonl"
+    file.write_text(lines_of(GOLDEN["cases"][:2]))
+    assert score_file(file, file, profile="paper").scored == 2
+    assert [json.loads(line)["line"] for line in file.read_text().splitlines()] == [1, 2]
+    assert list(tmp_path.iterdir()) == [file]
+
+
 @pytest.mark.parametrize("profile", ["paper", "strict"])
 def test_other_profiles_score_the_same_file(tmp_path, profile):
     results, bad = scored(tmp_path, lines_of(GOLDEN["cases"]), profile)
