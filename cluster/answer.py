@@ -27,14 +27,16 @@ def run(options: argparse.Namespace) -> int:
     from cluster.session import ray_session
 
     with ray_session(config.cluster), tempfile.TemporaryDirectory(prefix="o3rl-") as folder:
-        answered = asyncio.run(
-            answer(config, options.video, options.question, Task(options.task), Path(folder))
-        )
-        if isinstance(answered, Failure):
-            raise ValueError(f"{options.video} is not answered: {answered.reason}")
         from cluster.services import box_convention
 
-        _show(answered, options.page, box_convention(config.model.path))
+        row = Row(
+            "question", Task(options.task), "", options.question, options.video.name, Truth("")
+        )
+        convention = box_convention(config.model.path)
+        answered = asyncio.run(answer(config, row, Path(folder), convention=convention))
+        if isinstance(answered, Failure):
+            raise ValueError(f"{options.video} is not answered: {answered.reason}")
+        _show(answered, options.page, convention)
     return 0
 
 
@@ -52,12 +54,11 @@ def _config(options: argparse.Namespace) -> Run:
     return replace(config, data=media)
 
 
-async def answer(config: Run, video: Path, question: str, task: Task, folder: Path) -> Any:
+async def answer(config: Run, row: Row, folder: Path, *, convention: BoxConvention) -> Any:
     """A page entry with the answer, or a Failure; in a started Ray session."""
-    from cluster.services import Sampling, box_convention, services
+    from cluster.services import Sampling, services
     from o3rl.evidence import Entry
 
-    row = Row("question", task, "", question, video.name, Truth(""))
     async with services(config, folder) as start:
         media = start.media()
         prepared = await media.prepare(row, training=False)
@@ -72,7 +73,7 @@ async def answer(config: Run, video: Path, question: str, task: Task, folder: Pa
         if isinstance(group, Failure):
             return group
         text = group.rollouts_G[0].text
-        claims = _claims(config, row, text, plan.size, box_convention(config.model.path))
+        claims = _claims(config, row, text, plan.size, convention)
         frames = await media.frames(key)
         return Entry(row, plan, frames, text, Reward({}, 0.0, claims), "not scored", ())
 

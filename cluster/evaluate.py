@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.configs import load_named, model_path, of_model
-from o3rl.boxes import BoxConvention
+from o3rl.boxes import BoxConvention, convention_of
 from o3rl.config import Run
 from o3rl.evaluation import Answered
 from o3rl.files import write_text
@@ -77,16 +77,17 @@ async def evaluate(
 
     Writes NAME.json (numbers), NAME-greedy.jsonl and NAME-sampled.jsonl (responses), NAME.html.
     """
-    from cluster.services import Sampling, box_convention, model_type, services
+    from cluster.services import Sampling, model_type, services
     from o3rl.evaluation import Evaluator
 
     families = {name: model_type(path) for name, path in models.items()}
     if len(set(families.values())) > 1:
         raise ValueError(f"models of several families, {families}: evaluate each by itself")
+    first, path = next(iter(models.items()))
+    convention = convention_of(families[first])
     shutil.rmtree(folder / "weights", ignore_errors=True)  # of an earlier evaluation
-    first = next(iter(models.values()))
     found: dict[str, Evaluated] = {}
-    async with services(of_model(config, first), folder) as start:
+    async with services(of_model(config, path), folder) as start:
         media, scorers = start.media(), start.scorers()
         store = start.store() if len(models) > 1 else None
         pool = start.rollouts(media.media, store)
@@ -99,7 +100,6 @@ async def evaluate(
             else:
                 await asyncio.to_thread(publish_folder, path, store, version)
                 await pool.load(version)
-            convention = box_convention(path)
             found[name] = await _evaluate_one(
                 config, evaluator, rows, name=name, folder=folder, convention=convention
             )

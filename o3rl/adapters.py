@@ -9,10 +9,10 @@ are below the media root. Rows are taken one by one, so a generator needs little
 cannot make a row of it gives as `BadRecord(reason, where)`, which is counted like any other.
 """
 
-import importlib
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+
+from o3rl.functions import load_function, place_of
 
 Adapter = Callable[[Path], Iterable[object]]
 
@@ -23,23 +23,8 @@ def load_adapter(target: str) -> Adapter:
     Raises ValueError if it cannot be imported, is no function, or gives no rows one can go through.
     """
     where = f"adapter {target!r}"
-    module, separator, attribute = target.partition(":")
-    if not (module and separator and attribute):
-        raise ValueError(f"{where} must read module:function")
-    try:
-        function: Adapter | None = getattr(importlib.import_module(module), attribute, None)
-    except ImportError as error:
-        raise ValueError(
-            f"{where}: {error}; the module must be importable: install it, or set PYTHONPATH to "
-            "its folder"
-        ) from error
-    except Exception as error:  # the user's module may raise anything
-        raise ValueError(
-            f"{where}: importing {module} raised {type(error).__name__} at {_place(error)}: "
-            f"{error!s:.300}"
-        ) from error
-    if not callable(function):
-        raise ValueError(f"{where}: {module} has no function {attribute!r}")
+    hint = ": install it, or set PYTHONPATH to its folder"
+    function = load_function(target, where=where, hint=hint)
 
     def records(source: Path) -> Iterator[object]:
         count = 0
@@ -49,13 +34,8 @@ def load_adapter(target: str) -> Adapter:
                 count += 1
         except Exception as error:
             raise ValueError(
-                f"{where} raised {type(error).__name__} at {_place(error)} after {count} records: "
-                f"{error!s:.300}"
+                f"{where} raised {type(error).__name__} at {place_of(error)} after {count} "
+                f"records: {error!s:.300}"
             ) from error
 
     return records
-
-
-def _place(error: Exception) -> str:
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{last.filename}:{last.lineno}"

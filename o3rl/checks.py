@@ -14,7 +14,7 @@ from o3rl.flow import Row, Task
 from o3rl.overlap import Overlap, overlap
 from o3rl.probing import Medium, Probe
 from o3rl.stats import Spread, Stats
-from o3rl.stgr import Counted, ImportReport
+from o3rl.stgr import Counted, ImportReport, count
 
 SLACK = 0.5  # seconds by which evidence may lie behind the end of its video
 KEPT_PER_TASK = 64  # rows from which a sample is drawn
@@ -100,7 +100,7 @@ class Checker:
         asked = blake2b(f"{row.media}\n{row.question.strip()}".encode(), digest_size=12).digest()
         if asked in self._asked:
             also = f"{row.id} asks the same of {row.media} as {self._asked[asked]}"
-            _count(self._duplicates, SAME_QUESTION, also)
+            count(self._duplicates, SAME_QUESTION, also)
         else:
             self._asked[asked] = row.id
         self._uses.setdefault(Medium(row.media, row.task is Task.VISUAL), []).append(_use(row))
@@ -194,13 +194,13 @@ class Checker:
                 self._stats.add_duration(use.task, probe.duration)
             if use.last_key_frame > end and not probe.medium.is_image:
                 said = f"{where}: key frame at {use.last_key_frame:g} s"
-                _count(doubts, "key frame behind the end of the video", said)
+                count(doubts, "key frame behind the end of the video", said)
             if use.interval_end > end and not probe.medium.is_image:
                 said = f"{where}: interval to {use.interval_end:g} s"
-                _count(doubts, "interval ends behind the end of the video", said)
+                count(doubts, "interval ends behind the end of the video", said)
             if use.image_size not in (None, (probe.width, probe.height)):
                 said = f"{use.row}: {use.image_size}, the image has {(probe.width, probe.height)}"
-                _count(doubts, "image_size is not that of the image", said)
+                count(doubts, "image_size is not that of the image", said)
 
 
 def _use(row: Row) -> _Use:
@@ -212,13 +212,6 @@ def _use(row: Row) -> _Use:
         row.truth.interval[1] if row.truth.interval else -1.0,
         row.image_size,
     )
-
-
-def _count(counts: dict[str, Counted], reason: str, example: str) -> None:
-    if reason in counts:
-        counts[reason].count += 1
-    else:
-        counts[reason] = Counted(1, example[:300])
 
 
 def _most_first(counts: Mapping[str, Counted]) -> dict[str, Counted]:

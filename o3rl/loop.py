@@ -16,7 +16,7 @@ from o3rl import config
 from o3rl.admission import Admission
 from o3rl.advantages import group_advantages
 from o3rl.flow import Failure, Group, Prompt, Reward, ScoredGroup, Version
-from o3rl.ledger import Ledger
+from o3rl.ledger import TRAINED, Ledger
 from o3rl.stepmetrics import ScoringTime, batch_metrics, timed
 from o3rl.together import together
 
@@ -92,7 +92,6 @@ class Loop:
         self.version = Version(0, 0)
         self.step = 0
         self.set_aside = 0
-        self.trained = 0
         self._settings = settings
         self._admission = admission
         self._ledger = ledger
@@ -103,6 +102,11 @@ class Loop:
         self._shuffle = shuffle
         self._scoring = ScoringTime(lambda: scorers.seconds)
         self._stopping = False
+
+    @property
+    def trained(self) -> int:
+        """Prompts, by the ledger."""
+        return self._ledger.counts().get(TRAINED, 0)
 
     def observe(self, observer: Observer) -> None:
         """Tell `observer` of each step, after those that came before it."""
@@ -125,7 +129,6 @@ class Loop:
             "incarnation": self.version.incarnation,
             "n": self.version.n,
             "set_aside": self.set_aside,
-            "trained": self.trained,
         }
 
     def restore(self, state: Mapping[str, int]) -> None:
@@ -133,7 +136,6 @@ class Loop:
         self.step = state["step"]
         self.version = Version(state["incarnation"] + 1, state["n"])
         self.set_aside = state["set_aside"]
-        self.trained = state["trained"]
 
     async def _train_one(self) -> None:
         metrics: dict[str, float] = {}
@@ -158,7 +160,6 @@ class Loop:
         refused = {failure.group: failure.reason for failure in self._learner.failures}
         prompts = [group.group.prompt for group in groups]
         self._ledger.train((p for p in prompts if p.group not in refused), self.version)
-        self.trained += sum(prompt.group not in refused for prompt in prompts)
         for prompt in prompts:
             if prompt.group in refused:
                 self._count_out(prompt, f"refused by the learner: {refused[prompt.group]}")

@@ -79,6 +79,7 @@ def _results(
 ) -> Iterator[Probe]:
     done: queue.Queue[Probe | BaseException | None] = queue.Queue(readers * AHEAD)
     lock, stopped = threading.Lock(), threading.Event()
+    patience = START_SECONDS + 2 * seconds + 30  # for a reader's start and both looks at a file
 
     def following() -> Medium | None:
         with lock:
@@ -105,15 +106,14 @@ def _results(
     for thread in threads:
         thread.start()
     try:
-        yield from _until_all_ended(done, readers, seconds)
+        yield from _until_all_ended(done, readers, patience)
     finally:
         stopped.set()
         for thread in threads:
-            thread.join(START_SECONDS + 2 * seconds + 30)
+            thread.join(patience)
 
 
-def _until_all_ended(done: queue.Queue, readers: int, seconds: float) -> Iterator[Probe]:
-    patience = START_SECONDS + 2 * seconds + 30
+def _until_all_ended(done: queue.Queue, readers: int, patience: float) -> Iterator[Probe]:
     while readers:
         try:
             result = done.get(timeout=patience)

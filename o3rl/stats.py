@@ -42,12 +42,10 @@ class Stats:
 
     def __init__(self) -> None:
         self._values: dict[tuple[Task, str], array] = {}
-        self._rows: dict[Task, int] = {}
 
     def add(self, row: Row) -> None:
         """One row."""
         truth = row.truth
-        self._rows[row.task] = self._rows.get(row.task, 0) + 1
         self._put(row, "question words", len(row.question.split()))
         self._put(row, "answer words", len(truth.text.split()))
         if row.reasoning is not None:
@@ -69,15 +67,11 @@ class Stats:
         """The duration of a row's video."""
         self._values.setdefault((task, "video seconds"), array("d")).append(seconds)
 
-    def rows(self) -> dict[str, int]:
-        """Rows by task, and of all."""
-        named = {task.value: self._rows[task] for task in Task if task in self._rows}
-        return named | {ALL: sum(named.values())}
-
     def spreads(self) -> dict[str, dict[str, Spread]]:
         """By task, and of all, the series that have values."""
         found: dict[str, dict[str, Spread]] = {}
-        for task in (task for task in Task if task in self._rows):
+        seen = {task for task, _ in self._values}
+        for task in (task for task in Task if task in seen):
             series = {name: self._values.get((task, name)) for name in SERIES}
             found[task.value] = {name: _spread(values) for name, values in series.items() if values}
         found[ALL] = {}

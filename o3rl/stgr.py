@@ -149,7 +149,7 @@ def _accepted(
     for record in records:
         report.read += 1
         if isinstance(record, BadRecord):
-            _count(report.rejected, record.reason, record.where)
+            count(report.rejected, record.reason, record.where)
             continue
         where = f"record {report.read}"
         try:
@@ -162,10 +162,10 @@ def _accepted(
             if media is not None:
                 _check_media(row, media)
         except (RowError, TruthError, MediaError) as error:
-            _count(report.rejected, error.reason, f"{where}: {error}")
+            count(report.rejected, error.reason, f"{where}: {error}")
             continue
         except RecursionError:
-            _count(report.rejected, "record is nested too deeply", where)
+            count(report.rejected, "record is nested too deeply", where)
             continue
         seen.add(row.id)
         _count_mended(row, record, media, report)
@@ -174,7 +174,8 @@ def _accepted(
         yield row
 
 
-def _count(counts: dict[str, Counted], reason: str, example: str) -> None:
+def count(counts: dict[str, Counted], reason: str, example: str) -> None:
+    """One more for `reason`; the first example is kept, short and printable."""
     if reason in counts:
         counts[reason].count += 1
     else:
@@ -186,11 +187,11 @@ def _count_mended(
 ) -> None:
     said = record.get("reasoning_process")
     if row.task is not Task.VISUAL and row.reasoning is not None and row.reasoning != said:
-        _count(report.mended, "reasoning boxes cut at the frame's edge", f"id {row.id!r}")
+        count(report.mended, "reasoning boxes cut at the frame's edge", f"id {row.id!r}")
     for box in _boxes_as_written(row, record):
         if min(box) < 0 or max(box) > 1:
-            said = f"id {row.id!r}: {shown(box)}"
-            _count(report.mended, "true box cut at the frame's edge", said)
+            example = f"id {row.id!r}: {shown(box)}"
+            count(report.mended, "true box cut at the frame's edge", example)
             break
     for key_frame in row.truth.key_frames:
         if media is None or key_frame.path is None:
@@ -198,7 +199,7 @@ def _count_mended(
         try:
             check_file(inside(media, key_frame.path))
         except MediaError as error:
-            _count(
+            count(
                 report.mended, "key frame's image cannot be had: the video's is taken", str(error)
             )
 

@@ -7,6 +7,7 @@ the schema's version in each file's metadata. `position` keeps the order in whic
 import hashlib
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +110,7 @@ def read_rows(folder: str | Path, *, limit: int = 0) -> list[Row]:
 def each_row(folder: str | Path) -> Iterator[Row]:
     """The rows one by one, task after task: few of them are held. Raises as `read_rows`."""
     for path in _files(Path(folder)):
-        _check_version(path)
-        with pq.ParquetFile(path) as file:
+        with _opened(path) as file:
             for batch in file.iter_batches(ROWS_PER_GROUP):
                 yield from map(_row, batch.to_pylist())
 
@@ -178,12 +178,13 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _read(path: Path) -> pa.Table:
-    _check_version(path)
-    with pq.ParquetFile(path) as file:
+    with _opened(path) as file:
         return file.read()
 
 
-def _check_version(path: Path) -> None:
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    """A file of our schema's version; ValueError if it is none, or cannot be read to its end."""
     try:
         with pq.ParquetFile(path) as file:
             version = (file.schema_arrow.metadata or {}).get(VERSION_KEY, b"none").decode()
@@ -192,6 +193,7 @@ def _check_version(path: Path) -> None:
                     f"{path} has schema version {version}, this program reads {SCHEMA_VERSION}: "
                     "run `o3rl data import` again on the source"
                 )
+            yield file
     except pa.ArrowInvalid as error:
         raise ValueError(
             f"{path} is no readable Parquet ({error}): run `o3rl data import` again"

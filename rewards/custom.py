@@ -7,13 +7,12 @@ The value must be finite. What such a function raises is a value here, a `Custom
 group, and after `rewards.custom_errors` distinct ones the run.
 """
 
-import importlib
 import math
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from o3rl.flow import Reward, Row
+from o3rl.functions import load_function, place_of
 from rewards.scorer import weighted
 
 CustomReward = Callable[[str, Row, Reward], float]
@@ -42,7 +41,12 @@ class CustomFault:
 
 def load_custom(custom: Mapping[str, str]) -> dict[str, CustomReward]:
     """Import the functions of `Rewards.custom`. Raises ValueError by name and what is missing."""
-    return {name: _load(name, target) for name, target in custom.items()}
+    return {
+        name: load_function(
+            target, where=f"rewards.custom.{name} is {target!r}", hint=" on every node"
+        )
+        for name, target in custom.items()
+    }
 
 
 def with_custom(
@@ -66,25 +70,5 @@ def with_custom(
     return replace(reward, parts=parts, total=weighted(parts, weights))
 
 
-def _load(name: str, target: str) -> CustomReward:
-    where = f"rewards.custom.{name} is {target!r}"
-    module, _, attribute = target.partition(":")
-    try:
-        function: CustomReward | None = getattr(importlib.import_module(module), attribute, None)
-    except ImportError as error:
-        raise ValueError(
-            f"{where}; {error}: the module must be importable on every node"
-        ) from error
-    except Exception as error:  # a user's module may raise anything
-        raise ValueError(
-            f"{where}; importing {module} raised {type(error).__name__}: {error!s:.300}"
-        ) from error
-    if not callable(function):
-        raise ValueError(f"{where}; {module} has no function {attribute!r}")
-    return function
-
-
 def _fault(name: str, error: Exception) -> CustomFault:
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    place = f"{last.filename}:{last.lineno}"
-    return CustomFault(name, type(error).__name__, place, f"{error!s:.300}")
+    return CustomFault(name, type(error).__name__, place_of(error), f"{error!s:.300}")

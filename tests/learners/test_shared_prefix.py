@@ -1,5 +1,6 @@
 """One pass for a group against one plain pass per completion."""
 
+import plain
 import pytest
 import torch
 
@@ -25,19 +26,6 @@ def segments(groups, frames, reader) -> list[Segment]:
     ]
 
 
-def plain_logprobs(policy, segment: Segment, completion: tuple[int, ...]) -> torch.Tensor:
-    """By the model's own forward pass over prompt and completion, positions of its own."""
-    prompt = segment.prompt
-    tokens = torch.cat([prompt.tokens_P, torch.tensor(completion)])[None]
-    logits = policy(
-        input_ids=tokens,
-        pixel_values=prompt.pixels_ND,
-        image_grid_thw=prompt.grid_I3,
-        mm_token_type_ids=(tokens == policy.config.image_token_id).int(),
-    ).logits[0, len(prompt.tokens_P) - 1 : -1]
-    return logits.log_softmax(-1).gather(1, torch.tensor(completion)[:, None])[:, 0]
-
-
 def gradients(policy, value: torch.Tensor) -> torch.Tensor:
     found = torch.autograd.grad(value, list(policy.parameters()))
     return torch.cat([gradient.flatten() for gradient in found])
@@ -46,9 +34,9 @@ def gradients(policy, value: torch.Tensor) -> torch.Tensor:
 def test_equals_one_plain_pass_per_completion(policy, segments):
     batch = pack(segments)
     logprobs_ST, entropy_ST = PackedPolicy(policy)(batch)
-    plain = [plain_logprobs(policy, s, c) for s in segments for c in s.completions_G]
-    weights = torch.linspace(-1, 1, len(plain))
-    expected = torch.nn.utils.rnn.pad_sequence(plain, batch_first=True)
+    alone = [plain.logprobs(policy, s, c) for s in segments for c in s.completions_G]
+    weights = torch.linspace(-1, 1, len(alone))
+    expected = torch.nn.utils.rnn.pad_sequence(alone, batch_first=True)
     torch.testing.assert_close(logprobs_ST, expected, atol=1e-5, rtol=0)
     assert (logprobs_ST[~batch.mask_ST] == 0).all()
     assert (entropy_ST[batch.mask_ST] > 0).all()
