@@ -57,7 +57,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Learning:
-    """The learner group as the loop uses it: what it refused is counted among its metrics."""
+    """The learner group as the loop uses it."""
 
     group: LearnerGroup
 
@@ -68,8 +68,7 @@ class Learning:
 
     async def update(self, groups: Sequence[ScoredGroup]) -> dict[str, float]:
         """Learn from one batch."""
-        metrics = await self.group.update(groups)
-        return metrics | {"learn/refused": len(self.group.failures)}
+        return await self.group.update(groups)
 
     async def publish(self, version: Version) -> dict[str, float]:
         """Make the weights available as `version`."""

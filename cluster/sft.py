@@ -65,7 +65,6 @@ async def sft(config: Run) -> Trained:
                 tokens += int(metrics["learner/tokens"])
                 samples += len(batch) - len(group.failures)
                 metrics["rows/skipped"] = feed.skipped
-                metrics["rows/refused"] = len(group.failures)
                 tracker.log(_named(metrics), step=step)
                 show(
                     step, f"loss {metrics['loss']:.3f}" if "loss" in metrics else "nothing learned"

@@ -34,7 +34,6 @@ TAGS = tuple(
     for form in ("<{}>", "</{}>")
 )
 WIDE_START = 0.06  # the family's 0.02 suits widths of thousands; at 128 it learns far slower
-BASE = Path(__file__).parent / "tiny_base"  # the pretrained weights that the project ships
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"

@@ -114,9 +114,3 @@ def nearest_index(info: VideoInfo, time: float) -> int:
     after = min(bisect_left(info.times, time), info.frames - 1)
     before = max(after - 1, 0)
     return before if time - info.times[before] <= info.times[after] - time else after
-
-
-def visual_tokens(plan: FramePlan, frames: Frames) -> int:
-    """Tokens that the plan's frames become, without the text around them."""
-    width, height = plan.size
-    return (width // frames.factor) * (height // frames.factor) * len(plan.indices_F)

@@ -61,9 +61,6 @@ _ITEMS = (3, None, [], {}, {"dog": 3}, {"dog": []}, {"dog": [[]]}, {"dog": [[0, 
           {"dog": [[HUGE, 0, 1, 1]]}, {"dog": [[[[0]]]]}, {"dog": [None]}, {"dog": {"x1": 0}},
           {LONE: [[0, 0, 1, 1]]})  # fmt: skip
 _NO_RECORDS = (None, True, 7, 1e308, NAN, "text", [], [[]], {}, {"row": {}})
-_LINES = (b"{", b"}{", b'{"id": ', b'{"id": "\xff\xfe"}', b"not json", b'{"id": 1,}', b"\x00\x01",
-          b"{'id': 1}", b"[" * 50_000, b'{"a":' * 50_000, b'"cut', b"nul", b"--1",
-          b'{"id": 1} {"id": 2}')  # fmt: skip
 
 MEDIA_KEY = {task: "image_path" if task is Task.VISUAL else "video_path" for task in Task}
 
@@ -82,11 +79,6 @@ def damaged_records(good: list[dict[str, Any]], count: int, *, seed: int) -> lis
                 record = record | {"id": f"damaged-{seed}-{len(found)}"}
             found.append(record)
     return found
-
-
-def damaged_lines(count: int) -> list[bytes]:
-    """Lines of a JSONL file that are no JSON object."""
-    return [_LINES[i % len(_LINES)] for i in range(count)]
 
 
 def damaged_videos(

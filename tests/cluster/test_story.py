@@ -129,7 +129,7 @@ def test_weights_changed_and_every_step_was_measured(demo):
     assert sorted(steps) == [1, 2]
     for metrics in steps.values():
         assert metrics["learner/sequences"] == 16
-        assert metrics["learn/refused"] == 0
+        assert metrics["learner/refused"] == 0
         assert metrics["noise/p95"] < 1e-4  # engine and learner agree on untouched weights
         assert metrics["sync/bytes"] > 4e6
         assert metrics["stale/max"] == 0

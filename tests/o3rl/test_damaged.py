@@ -17,14 +17,17 @@ from o3rl.order import RowOrder
 from o3rl.probing import Medium, probe_all
 from o3rl.stgr import import_file
 from o3rl.store import read_rows
-from o3rl.synth.damage import VIDEO_DAMAGE, damaged_lines, damaged_records, damaged_videos
+from o3rl.synth.damage import VIDEO_DAMAGE, damaged_records, damaged_videos
 
 GOOD = [record | {"id": f"good-{i}-{record['id']}"} for i in range(4) for record in EVERY]
+NO_OBJECTS = [b"{", b"}{", b'{"id": ', b'{"id": "\xff\xfe"}', b"not json", b'{"id": 1,}',
+              b"\x00\x01", b"{'id': 1}", b"[" * 50_000, b'{"a":' * 50_000, b'"cut', b"nul", b"--1",
+              b'{"id": 1} {"id": 2}']  # fmt: skip
 
 
 @pytest.mark.parametrize("form", ["list", "lines"])
 def test_of_a_thousand_damaged_rows_each_is_counted(tmp_path, form):
-    lines = damaged_lines(100) if form == "lines" else []
+    lines = (8 * NO_OBJECTS)[:100] if form == "lines" else []
     damaged = damaged_records(EVERY, 1000 - len(lines), seed=0)
     records = [json.dumps(record).encode() for record in [*GOOD, *damaged]]
     records[5:5] = lines

@@ -11,7 +11,6 @@ from o3rl.frames import (
     plan_image,
     plan_video,
     smart_size,
-    visual_tokens,
 )
 
 FRAMES = Frames()
@@ -158,12 +157,10 @@ def test_nearest_index(time, index):
     assert nearest_index(VideoInfo(5, (0.0, 0.5, 0.6, 3.0, 3.2), 64, 48, 3.3), time) == index
 
 
-def test_tokens():
-    plan = plan_video(clip(60), FRAMES)
-    assert visual_tokens(plan, FRAMES) == 16 * 120  # 15 × 8 a frame
+def test_an_image_is_one_frame_of_the_planned_area():
     image = plan_image(640, 480, FRAMES)
     assert (image.indices_F, image.times_F, image.duration) == ((0,), (0.0,), 0.0)
-    assert visual_tokens(image, FRAMES) == 13 * 10  # 364 × 280
+    assert image.size == (13 * 28, 10 * 28)
 
 
 @pytest.mark.parametrize(
