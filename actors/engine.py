@@ -5,9 +5,10 @@
                                                  then pause (keep) ─► update ─► resume
 
 Laws: nothing is sampled before weights were loaded or adopted; each request's seed is a hash of
-(run seed, group, sample), so that a repeat is bitwise the same; prompt caches never cross versions
-(a salt per version; the encoder's cache is emptied where the vision tower is trained); an error
-inside an update ends the engine. Left out: where weights and frames come from.
+(run seed, group, sample, attempt), so that a repeat is bitwise the same and a prompt that is tried
+again samples afresh; prompt caches never cross versions (a salt per version; the encoder's cache is
+emptied where the vision tower is trained); an error inside an update ends the engine. Left out:
+where weights and frames come from.
 """
 
 import asyncio
@@ -116,7 +117,7 @@ class Engine:
         version = await self._current()
         asked = request(prompt, tokens, frames, version=version)
         drawn = [
-            self._one(asked, group=prompt.group, index=index, seed=seed, temperature=temperature)
+            self._one(asked, prompt, index=index, seed=seed, temperature=temperature)
             for index in range(n)
         ]
         outputs = await asyncio.gather(*drawn)
@@ -234,19 +235,20 @@ class Engine:
         return (frames.shape[1] // self._factor) * (frames.shape[2] // self._factor)
 
     async def _one(
-        self, asked: TokensPrompt, *, group: int, index: int, seed: int, temperature: float
+        self, asked: TokensPrompt, prompt: Prompt, *, index: int, seed: int, temperature: float
     ) -> RequestOutput | Failure:
         settings = parameters(
             temperature=temperature,
             top_p=self.sampling.top_p,
             max_tokens=self.sampling.max_tokens,
-            seed=seed_of(seed, group, index),
+            seed=seed_of(seed, prompt, index),
             forbidden=self._forbidden,
         )
         try:
             return await self._request(asked, settings)
         except (EngineGenerateError, VLLMClientError, GracefulHTTPError) as error:
-            return Failure(group, index, f"{type(error).__name__}: {error.__cause__ or error}")
+            reason = f"{type(error).__name__}: {error.__cause__ or error}"
+            return Failure(prompt.group, index, reason)
 
     async def _request(self, asked: TokensPrompt, settings: SamplingParams) -> RequestOutput:
         """Render and run. One at a time is rendered, and sent on without another step between: the

@@ -17,9 +17,13 @@ from o3rl.weights import Bucket
 _FORBIDDEN = -100.0  # added to a logit: never sampled
 
 
-def seed_of(seed: int, group: int, sample: int) -> int:
-    """63 bits from (run seed, group, sample): a repeat of a request samples the same tokens."""
-    key = f"{seed}/{group}/{sample}".encode()
+def seed_of(seed: int, prompt: Prompt, sample: int) -> int:
+    """63 bits from (run seed, group, sample) and, from its second on, the prompt's attempt.
+
+    So a repeat of a request samples the same tokens, and a further attempt samples afresh.
+    """
+    again = f"/{prompt.attempt}" if prompt.attempt else ""
+    key = f"{seed}/{prompt.group}/{sample}{again}".encode()
     return int.from_bytes(blake2b(key, digest_size=8).digest()) >> 1
 
 

@@ -28,8 +28,8 @@ TOKENS_PER_FRAME = (SIDE // 28) ** 2
 FIRST, CHANGED = Version(0, 0), Version(0, 1)
 
 
-def generate(engine, number: int, *, seed: int = SEED):
-    asked = prompt(number)
+def generate(engine, number: int, *, seed: int = SEED, attempt: int = 0):
+    asked = replace(prompt(number), attempt=attempt)
     return engine.generate(asked, frames(asked.media_key), seed=seed)
 
 
@@ -62,7 +62,17 @@ def test_a_repeat_is_bitwise_the_same_in_any_company(engine, run):
     among = run(together())[1]
     assert alone == among  # tokens and log-probabilities, to the last bit
     other = run(generate(engine, 2, seed=SEED + 1))
-    assert [r.tokens_T for r in other.rollouts_G] != [r.tokens_T for r in alone.rollouts_G]
+    assert tokens(other).isdisjoint(tokens(alone))
+
+
+def test_a_further_attempt_samples_afresh_and_can_be_repeated(engine, run):
+    first, second = (run(generate(engine, 2, attempt=attempt)) for attempt in (0, 1))
+    assert tokens(second).isdisjoint(tokens(first))
+    assert run(generate(engine, 2, attempt=1)) == second
+
+
+def tokens(group: Group) -> set[tuple[int, ...]]:
+    return {rollout.tokens_T for rollout in group.rollouts_G}
 
 
 def test_frames_matter_and_must_be_those_of_the_plan(engine, run):
