@@ -130,6 +130,9 @@ class RolloutPool:
         call = slot.actor.sample.remote(prompt, temperature, n)
         try:
             result = await asyncio.wait_for(_of(call), self._rollouts.seconds)
+        except asyncio.CancelledError:
+            ray.cancel(call)  # nobody wants it any more
+            raise
         except TimeoutError:
             self.counts["late"] += 1
             reason = f"{slot}: no group within {self._rollouts.seconds:.0f} s"

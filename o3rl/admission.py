@@ -6,6 +6,8 @@ is an error.
 """
 
 import logging
+from collections import deque
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from o3rl.flow import Failure, FramePlan, Prompt, Row
@@ -25,8 +27,22 @@ class Media(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A row that was taken, and is neither trained nor skipped nor set aside yet."""
+
+    group: int
+    row: int  # index
+    epoch: int
+    progress: float
+
+
 class Admission:
-    """Admits the prompts of a run. `planned` prompts are p = 1."""
+    """Admits the prompts of a run. `planned` prompts are p = 1.
+
+    A run that goes on from a checkpoint first admits again what was open in it: the same rows under
+    the same group numbers, at the same progress.
+    """
 
     def __init__(
         self, rows: list[Row], order: RowOrder, media: Media, ledger: Ledger, *, planned: int
@@ -45,37 +61,42 @@ class Admission:
         self._incarnation = 0
         self._next_group = 0
         self._failed_in_a_row = 0
+        self._open: dict[int, _Open] = {}
+        self._again: deque[_Open] = deque()
 
     async def next(self) -> Prompt:
         """The next prompt; raises ValueError when nothing can be read any more.
 
         Its progress is its place among the calls: it does not depend on which video is read first.
         """
-        progress = min(self._admitted / self._planned, 1.0)
-        self._admitted += 1
+        opened = self._again.popleft() if self._again else self._take(self._advance())
         reason = ""
         while self._failed_in_a_row < 2 * len(self._rows) + IN_FLIGHT:
-            epoch = self._order.epoch
-            [index] = self._order.take(1)
-            row = self._rows[index]
-            group, self._next_group = self._next_group, self._next_group + 1
+            self._open[opened.group] = opened
+            row = self._rows[opened.row]
             prepared = await self._media.prepare(row, training=True)
             if isinstance(prepared, Failure):
                 reason = prepared.reason
                 self.skipped += 1
                 self._failed_in_a_row += 1
-                self._ledger.skip(group, row.id, prepared.reason, epoch=epoch)
-                logger.warning("row %s is skipped: %s", row.id, prepared.reason)
+                del self._open[opened.group]
+                self._ledger.skip(opened.group, row.id, reason, epoch=opened.epoch)
+                logger.warning("row %s is skipped: %s", row.id, reason)
+                opened = self._take(opened.progress)
                 continue
             self._failed_in_a_row = 0
             plan, key = prepared
-            prompt = Prompt(group, row, plan, key, progress, self._incarnation)
-            self._ledger.admit(prompt, epoch=epoch)
+            prompt = Prompt(opened.group, row, plan, key, opened.progress, self._incarnation)
+            self._ledger.admit(prompt, epoch=opened.epoch)
             return prompt
         raise ValueError(
             f"none of the media of {len(self._rows)} rows can be read; the last: {reason}; is "
             "data.media the folder that the rows' paths start from?"
         )
+
+    def settle(self, prompt: Prompt) -> None:
+        """A prompt was trained or set aside: it is not admitted again."""
+        del self._open[prompt.group]
 
     def state(self) -> dict[str, Any]:
         """Plain values from which `restore` goes on."""
@@ -85,6 +106,7 @@ class Admission:
             "incarnation": self._incarnation,
             "next_group": self._next_group,
             "skipped": self.skipped,
+            "open": [asdict(self._open[group]) for group in sorted(self._open)],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -94,3 +116,19 @@ class Admission:
         self._admitted = state["admitted"]
         self._next_group = state["next_group"]
         self.skipped = state["skipped"]
+        self._open = {each["group"]: _Open(**each) for each in state["open"]}
+        self._again = deque(self._open.values())
+        self._ledger.reopen(self._open)
+
+    def _advance(self) -> float:
+        """The progress of the next place."""
+        progress = min(self._admitted / self._planned, 1.0)
+        self._admitted += 1
+        return progress
+
+    def _take(self, progress: float) -> _Open:
+        """The next row of the order, under the next group number."""
+        epoch = self._order.epoch
+        [row] = self._order.take(1)
+        group, self._next_group = self._next_group, self._next_group + 1
+        return _Open(group, row, epoch, progress)

@@ -13,8 +13,8 @@ from typing import Protocol
 
 from o3rl.admission import Media
 from o3rl.flow import Failure, Group, Prompt, Reward, Row
-from o3rl.loop import Scorers
 from o3rl.measure import Scored
+from o3rl.stream import Scorers
 from o3rl.together import together
 
 logger = logging.getLogger(__name__)

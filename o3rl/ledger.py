@@ -68,6 +68,11 @@ class Ledger:
         assert group not in self._entries, f"group {group} is admitted already"
         self._entries[group] = Entry(group, row, 0, SKIPPED, reason=reason, epoch=epoch)
 
+    def reopen(self, groups: Iterable[int]) -> None:
+        """Forget prompts that a resumed run admits again."""
+        for group in groups:
+            self._entries.pop(group, None)
+
     def train(self, prompts: Iterable[Prompt], version: Version) -> None:
         """Trained by the update that made `version`."""
         for prompt in prompts:

@@ -303,7 +303,8 @@ class Loop:
     epochs: int = 1
     min_group: int = 2  # surviving siblings a group needs
     max_attempts: int = 3  # per prompt, before it is set aside and reported
-    max_staleness: int = 0
+    max_staleness: int = 1  # versions; 0: synchronous, and reproducible
+    straggler_seconds: float = 60.0  # that the learner waits for what would grow too old
     validate_every: int = 50  # steps; 0: never
     checkpoint_every: int = 100
     keep_checkpoints: int = 2
@@ -317,10 +318,16 @@ class Loop:
             self.min_group >= 2, "loop.min_group", self.min_group, "2 or more: one has no spread"
         )
         require(
-            self.max_staleness == 0,
+            0 <= self.max_staleness <= 16,
             "loop.max_staleness",
             self.max_staleness,
-            "0: this version trains synchronously",
+            "0 (synchronous) to 16 versions",
+        )
+        require(
+            self.straggler_seconds > 0,
+            "loop.straggler_seconds",
+            self.straggler_seconds,
+            "more than 0",
         )
         require(self.validate_every >= 0, "loop.validate_every", self.validate_every, "0 or more")
         require(

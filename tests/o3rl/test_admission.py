@@ -1,6 +1,7 @@
 """Admission: rows to prompts in order, what cannot be read skipped and counted."""
 
 import asyncio
+import json
 from dataclasses import replace
 
 import pytest
@@ -105,12 +106,47 @@ def test_rows_read_in_between_are_no_error():
 
 def test_it_goes_on_where_it_was():
     source, _ = admission(5, broken={"row-2"})
-    admit(source, 3)
+    for prompt in admit(source, 3):
+        source.settle(prompt)
     other, _ = admission(5, broken={"row-2"})
     other.restore(source.state())
     went_on = [replace(prompt, incarnation=1) for prompt in admit(source, 4)]
     assert admit(other, 4) == went_on
     assert other.skipped == source.skipped
+
+
+def test_what_was_open_is_admitted_again_first():
+    source, ledger = admission(6)
+    first, *opened = admit(source, 3)
+    source.settle(first)
+    state = json.loads(json.dumps(source.state()))
+    following = admit(source, 1)
+    other = Admission(
+        [row(i) for i in range(6)],
+        RowOrder([Task.MCQ] * 6, 0),
+        Media(),
+        Ledger(e for e in ledger.entries() if e.group < 3),
+        planned=10,
+    )
+    other.restore(state)
+    again = admit(other, 3)
+    assert again == [replace(prompt, incarnation=1) for prompt in [*opened, *following]]
+    assert other.state()["open"] == source.state()["open"]
+
+
+def test_what_was_open_and_cannot_be_read_any_more_is_entered():
+    source, ledger = admission(4)
+    opened = admit(source, 1)[0]
+    media = Media({opened.row.id})
+    other = Admission(
+        [row(i) for i in range(4)], RowOrder([Task.MCQ] * 4, 0), media, ledger, planned=10
+    )
+    other.restore(source.state())
+    assert admit(other, 1)[0].group == 1
+    [entry, _] = ledger.entries()
+    assert (entry.outcome, entry.reason) == (SKIPPED, "corrupt")
+    assert other.skipped == 1
+    assert [each["group"] for each in other.state()["open"]] == [1]
 
 
 def test_nothing_to_train_on_is_refused():

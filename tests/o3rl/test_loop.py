@@ -16,8 +16,9 @@ from o3rl import config
 from o3rl.admission import Admission
 from o3rl.flow import Failure, Group, Prompt, Reward, Version
 from o3rl.ledger import ADMITTED, SET_ASIDE, SKIPPED, TRAINED, Ledger
-from o3rl.loop import Loop, scored
+from o3rl.loop import Loop
 from o3rl.order import RowOrder
+from o3rl.stream import scored
 
 Fault = Callable[[Prompt], Failure | None]
 
@@ -109,6 +110,7 @@ class World:
         bad: Callable[[Group, int], bool] = lambda *_: False,
         broken: set[str] = frozenset(),
         seed: int = 0,
+        staleness: int = 0,
         **more,
     ):
         made = [row(i) for i in range(rows)]
@@ -117,7 +119,7 @@ class World:
         admission = Admission(made, order, Media(broken), self.ledger, planned=2 * rows)
         self.sampler, self.learner, self.observer = Sampler(fault, seed), Learner(), Observer()
         self.loop = Loop(
-            config.Loop(groups=groups, max_attempts=attempts),
+            config.Loop(groups=groups, max_attempts=attempts, max_staleness=staleness),
             admission,
             self.ledger,
             sampler=self.sampler,
@@ -223,7 +225,7 @@ def test_rollouts_of_other_weights_are_refused():
         return {} if version == Version(0, 1) else await load(version)
 
     world.sampler.load = forgets
-    with pytest.raises(RuntimeError, match=r"sampled by version 0\.0; 0\.1 is the current one"):
+    with pytest.raises(RuntimeError, match=r"sampled by version 0\.0; 0\.1 to 0\.1 were served"):
         world.run(2)
     assert len(world.learner.batches) == 1
 
@@ -239,14 +241,14 @@ def test_scoring_never_makes_rollouts_wait():
     """Scorers that answer nothing before the whole batch is sampled: if it waited for them, the
     loop would stand still."""
     world = World(groups=4)
-    score = world.loop._scorers.score
+    score = world.loop._stream._scorers.score
 
     async def slow(group: Group):
         while len(world.sampler.finished) % 4:
             await asyncio.sleep(0)
         return await score(group)
 
-    world.loop._scorers.score = slow
+    world.loop._stream._scorers.score = slow
     world.run(2)
     assert [len(batch) for batch in world.learner.batches] == [4, 4]
 
