@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+from typing import Any
 
 from actors.outcome import Loaded
 from actors.slot import Fetch, Place
@@ -11,6 +12,17 @@ from o3rl.decode import MediaError
 from o3rl.flow import Failure, Group, Prompt, Version
 from o3rl.source import source_digest
 from o3rl.weights import WeightSource
+
+
+def make_engine(model: Model, *, sampling: Sampling, rollouts: Rollouts) -> Any:
+    """vLLM's, or the stand-in where `rollouts.stand_in_seconds` asks for it."""
+    if rollouts.stand_in_seconds:
+        from actors.stand_in import StandIn
+
+        return StandIn(model, sampling=sampling, rollouts=rollouts)
+    from actors.engine import Engine
+
+    return Engine(model, sampling=sampling, rollouts=rollouts)
 
 
 class Replica:
@@ -36,10 +48,8 @@ class Replica:
         self._fetch, self._seed = fetch, seed
 
     async def start(self) -> Place:
-        """Start vLLM and let it run once."""
-        from actors.engine import Engine
-
-        self._engine = Engine(self._model, sampling=self._sampling, rollouts=self._rollouts)
+        """Start the engine and let it run once."""
+        self._engine = make_engine(self._model, sampling=self._sampling, rollouts=self._rollouts)
         await self._engine.warm_up()
         return Place(socket.gethostname(), os.getpid())
 

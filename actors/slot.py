@@ -20,6 +20,7 @@ class State(StrEnum):
     STALE = "stale"
     HEALTHY = "healthy"
     SUSPECT = "suspect"
+    LEAVING = "leaving"
     DEAD = "dead"
 
 

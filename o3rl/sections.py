@@ -279,6 +279,8 @@ class Rollouts:
     start_seconds: float = 900.0
     seconds: float = 600.0  # limit for one group
     load_seconds: float = 300.0  # limit for one weight update
+    stand_in_seconds: float = 0.0  # a group; more than 0: no vLLM, but a stand-in, to try the rest
+    leave_seconds: float = 60.0  # for the prompts of a replica that leaves; then tried elsewhere
 
     def __post_init__(self):
         require(self.replicas >= 1, "rollouts.replicas", self.replicas, "1 or more")
@@ -286,10 +288,16 @@ class Rollouts:
         require(self.gpus >= 0, "rollouts.gpus", self.gpus, "0 or more")
         require(self.tensor_parallel >= 1, "rollouts.tensor_parallel", self.tensor_parallel, ">= 1")
         require(0 < self.memory_share < 1, "rollouts.memory_share", self.memory_share, "in (0, 1)")
+        require(
+            self.stand_in_seconds >= 0,
+            "rollouts.stand_in_seconds",
+            self.stand_in_seconds,
+            "0 (vLLM) or more",
+        )
         for name in ("kv_cache_gib", "max_model_tokens", "max_batched_tokens"):
             value = getattr(self, name)
             require(value > 0, f"rollouts.{name}", value, "more than 0")
-        for name in ("start_seconds", "seconds", "load_seconds"):
+        for name in ("start_seconds", "seconds", "load_seconds", "leave_seconds"):
             value = getattr(self, name)
             require(value > 0, f"rollouts.{name}", value, "more than 0")
 

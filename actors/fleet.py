@@ -1,0 +1,273 @@
+"""The fleet: rollout replicas that join, leave, die and come back while others go on.
+
+Each is a Ray actor on a placement group of its own.
+
+    STARTING ─► STALE ─► HEALTHY ─► SUSPECT ─► HEALTHY          LEAVING ─► gone
+        ▲         ▲         │           │                          ▲
+        │         └─ load ──┤           ▼                          └─ from any state, by `scale`
+        └──── restart ──────┴───────► DEAD
+
+| who waits | for whom                               | at most          | then                     |
+|-----------|----------------------------------------|------------------|--------------------------|
+| `start`   | placement, and then vLLM               | `start_seconds`  | TimeoutError             |
+| `scale`   | the same of each that joins, its load  | the same, a load | it does not join         |
+| `scale`   | the prompts of each that leaves        | `leave_seconds`  | they are tried elsewhere |
+
+Laws: one that dies is started again in its place, three times in a row at most; one that leaves
+gets no more prompts, finishes its own or hands them back, and then gives its place back. A
+placement group that finds no room is a demand for nodes, which Ray's autoscaler sees.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from actors.replica import Replica
+from actors.slot import Fetch, Slot, State
+from o3rl.config import Model, Rollouts, Sampling
+from o3rl.source import source_digest
+
+log = logging.getLogger(__name__)
+
+DEATHS_IN_A_ROW = 3  # without a group in between; then a replica stays dead
+CLOSE_SECONDS = 20.0
+LOAD_MARGIN_SECONDS = 30.0  # beyond the engine's own limit
+
+FAULTS = (TimeoutError, RayActorError, RayTaskError)
+
+
+class Fleet:
+    """The slots, in order of joining. Use it from one event loop.
+
+    `fetch` gets frames by media key and must be picklable. `bring` brings a replica that has
+    started to the current weights, and so to HEALTHY; it is set by the pool.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        sampling: Sampling,
+        rollouts: Rollouts,
+        fetch: Fetch,
+        seed: int,
+    ):
+        self.slots: list[Slot] = []
+        self.changed = asyncio.Condition()
+        self.counts = {"deaths": 0, "joined": 0, "left": 0}  # of replicas
+        self.bring: Callable[[Slot], Awaitable[object]]
+        self._arguments: dict[str, Any] = {
+            "sampling": sampling,
+            "rollouts": rollouts,
+            "fetch": fetch,
+            "seed": seed,
+            "source": source_digest(),
+        }
+        self._model, self._rollouts = model, rollouts
+        self._numbers = 0
+        self._restarts: set[asyncio.Task[None]] = set()
+        self._scaling = asyncio.Lock()
+
+    @property
+    def members(self) -> list[Slot]:
+        """Those that serve, or are on their way to it."""
+        return [s for s in self.slots if s.state not in (State.DEAD, State.LEAVING)]
+
+    @property
+    def live(self) -> list[Slot]:
+        """Those that weights can be loaded into."""
+        return [slot for slot in self.slots if slot.state in (State.STALE, State.HEALTHY)]
+
+    @property
+    def why(self) -> str:
+        """The state of each, for an error."""
+        return "; ".join(f"{slot} is {slot.state} {slot.why}".strip() for slot in self.slots)
+
+    async def start(self) -> None:
+        """Place and start the configured replicas; they are STALE until weights are brought.
+
+        Raises TimeoutError saying what was asked for and what there is; what a replica raises.
+        """
+        for _ in range(self._rollouts.replicas):
+            self._add()
+        limit = self._rollouts.start_seconds
+        try:
+            await asyncio.gather(*(_placed(slot, limit) for slot in self.slots))
+            await asyncio.gather(*(self._begin(slot) for slot in self.slots))
+        except BaseException:
+            await self.close()
+            raise
+
+    async def scale(self, replicas: int) -> tuple[str, ...]:
+        """Have `replicas` members; returns what stood in the way of some, by replica.
+
+        Those that stay serve meanwhile. Calls are taken one after the other.
+        """
+        if replicas < 1:
+            raise ValueError(f"{replicas} replicas are wanted; it must be 1 or more")
+        async with self._scaling:
+            members = self.members
+            for slot in [slot for slot in self.slots if slot.state is State.DEAD]:
+                self._remove(slot)
+            joining = [self._add() for _ in range(replicas - len(members))]
+            leaving = sorted(members, key=_worth)[: max(0, len(members) - replicas)]
+            problems = await asyncio.gather(
+                *map(self._join, joining), *(self._leave(slot) for slot in leaving)
+            )
+        return tuple(problem for problem in problems if problem)
+
+    def died(self, slot: Slot, reason: str, *, preempted: bool = False) -> str:
+        """Mark a replica dead and bring it back in the background; returns the reason.
+
+        That its node was taken away is not counted against it.
+        """
+        if slot.state in (State.DEAD, State.STARTING, State.LEAVING):
+            return reason  # another prompt of it was first to know, or it was to end
+        log.warning("%s", reason)
+        slot.state, slot.why, slot.version = State.DEAD, reason, None
+        slot.deaths += not preempted
+        self.counts["deaths"] += 1
+        if slot.deaths <= DEATHS_IN_A_ROW:
+            slot.state = State.STARTING
+            task = asyncio.create_task(self._restart(slot))
+            self._restarts.add(task)
+            task.add_done_callback(self._restarts.discard)
+        return reason
+
+    async def announce(self) -> None:
+        """Wake those who wait for a change of `slots`."""
+        async with self.changed:
+            self.changed.notify_all()
+
+    async def close(self) -> None:
+        """End all replicas and give their places back."""
+        for task in self._restarts:
+            task.cancel()
+        await asyncio.gather(*self._restarts, return_exceptions=True)
+        await asyncio.gather(*(self._end(slot) for slot in self.slots))
+        for slot in self.slots:
+            slot.state, slot.why = State.DEAD, "the pool was closed"
+
+    def _add(self) -> Slot:
+        slot = Slot(self._numbers, _reserve(self._rollouts))
+        self._numbers += 1
+        self.slots.append(slot)
+        return slot
+
+    def _remove(self, slot: Slot) -> None:
+        remove_placement_group(slot.group)
+        self.slots.remove(slot)
+
+    async def _begin(self, slot: Slot) -> None:
+        """From nothing to STALE."""
+        slot.state, slot.version, slot.place = State.STARTING, None, None
+        options = {
+            "num_cpus": self._rollouts.cpus,
+            "num_gpus": self._rollouts.gpus,
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(slot.group, 0),
+            "max_concurrency": 1000,
+        }
+        slot.actor = ray.remote(Replica).options(**options).remote(self._model, **self._arguments)
+        limit = self._rollouts.start_seconds
+        try:
+            slot.place = await asyncio.wait_for(of(slot.actor.start.remote()), limit)
+        except TimeoutError as error:
+            raise TimeoutError(f"{slot}: vLLM did not start within {limit:.0f} s") from error
+        slot.state = State.STALE
+
+    async def _restart(self, slot: Slot) -> None:
+        """A new actor in the same place, brought to the current weights."""
+        ray.kill(slot.actor)
+        try:
+            await self._begin(slot)
+            await self.bring(slot)
+        except FAULTS as error:
+            if slot.state is not State.LEAVING:
+                slot.state = State.STALE
+                self.died(slot, f"{slot} did not come back: {first_line(error)}")
+        await self.announce()
+
+    async def _join(self, slot: Slot) -> str:
+        """A new replica, from its place to HEALTHY; why not, if it did not come so far."""
+        try:
+            await _placed(slot, self._rollouts.start_seconds)
+            await self._begin(slot)
+            await self.bring(slot)
+        except (*FAULTS, ValueError, LookupError) as error:
+            problem = f"{slot} did not join: {first_line(error)}"
+            log.warning("%s", problem)
+            await self._end(slot)
+            self.slots.remove(slot)
+            await self.announce()
+            return problem
+        self.counts["joined"] += 1
+        log.info("%s joined", slot)
+        return ""
+
+    async def _leave(self, slot: Slot) -> str:
+        """No more prompts; its own are finished, or given back when it ends."""
+        slot.state, slot.why = State.LEAVING, "it is to leave the pool"
+        await self.announce()
+        limit = self._rollouts.leave_seconds
+        try:
+            async with asyncio.timeout(limit), self.changed:
+                await self.changed.wait_for(lambda: slot.running == 0)
+        except TimeoutError:
+            log.warning("%s leaves; %d prompts are tried elsewhere", slot, slot.running)
+        await self._end(slot)
+        self.slots.remove(slot)
+        self.counts["left"] += 1
+        await self.announce()
+        log.info("%s left", slot)
+        return ""
+
+    async def _end(self, slot: Slot) -> None:
+        """End an actor, politely if it answers, and give its place back."""
+        if slot.actor is not None:
+            try:
+                await asyncio.wait_for(of(slot.actor.close.remote()), CLOSE_SECONDS)
+            except FAULTS as error:
+                log.info("%s did not close by itself: %s", slot, first_line(error))
+            ray.kill(slot.actor)
+        remove_placement_group(slot.group)
+
+
+def _worth(slot: Slot) -> tuple[bool, int, int]:
+    """Who leaves first: one that does not serve, then the one with the fewest prompts."""
+    return slot.state is State.HEALTHY, slot.running, -slot.index
+
+
+def _reserve(rollouts: Rollouts) -> PlacementGroup:
+    bundle = {"CPU": float(rollouts.cpus)}
+    if rollouts.gpus:
+        bundle["GPU"] = float(rollouts.gpus)
+    return placement_group([bundle], strategy="STRICT_PACK")
+
+
+async def _placed(slot: Slot, limit: float) -> None:
+    try:
+        await asyncio.wait_for(of(slot.group.ready()), limit)
+    except TimeoutError as error:
+        have = ray.available_resources()
+        raise TimeoutError(
+            f"no room for {slot} within {limit:.0f} s: asked {slot.group.bundle_specs[0]}; "
+            f"available CPU={have.get('CPU', 0):g}, GPU={have.get('GPU', 0):g}"
+        ) from error
+
+
+def of(reference: Any) -> Awaitable[Any]:
+    """A Ray reference as a future of this event loop."""
+    return asyncio.wrap_future(reference.future())
+
+
+def first_line(error: BaseException) -> str:
+    """One line of an error: Ray's carry whole tracebacks."""
+    cause = getattr(error, "cause", None) or error
+    lines = str(cause).strip().splitlines() or [repr(cause)]
+    return f"{type(cause).__name__}: {lines[0]}"

@@ -1,0 +1,140 @@
+"""A stand-in for vLLM: rollouts of the right form after a set time, to try the system without it.
+
+Everything around the policy is real: frames are fetched and checked, prompts are tokenised and
+expanded as vLLM does, weights are fetched, staged and checked against their manifest, sampling
+stands still while they are taken, spans name the versions. Only the tokens are made up: half of the
+completions, by the request's seed, are a well-formed answer with the truth, the others are not, so
+that rewards have spread. `rollouts.stand_in_seconds` asks for it; nothing learned with it is worth
+anything.
+"""
+
+import asyncio
+import time
+from pathlib import Path
+from random import Random
+
+import numpy as np
+from transformers import AutoConfig, AutoTokenizer
+
+from actors.outcome import Loaded
+from actors.requests import seed_of
+from actors.staging import staged
+from o3rl.config import Model, Rollouts, Sampling
+from o3rl.flow import Failure, Group, Prompt, Rollout, Version
+from o3rl.media import digest
+from o3rl.prompts import messages
+from o3rl.weights import Manifest, WeightSource, unpack
+
+LOGPROB = -0.5  # of every token
+
+
+class StandIn:
+    """Answers a prompt after `rollouts.stand_in_seconds`, half to twice as long by its seed."""
+
+    def __init__(self, model: Model, *, sampling: Sampling, rollouts: Rollouts):
+        self.version: Version | None = None
+        self._model, self._sampling, self._rollouts = model, sampling, rollouts
+        self._tokenizer = AutoTokenizer.from_pretrained(model.path)
+        config = AutoConfig.from_pretrained(model.path)
+        self._image = config.image_token_id
+        self._factor = config.vision_config.patch_size * config.vision_config.spatial_merge_size
+        self._serving = asyncio.Event()
+        self._update = asyncio.Lock()
+        self._digests: dict[str, str] = {}
+
+    async def warm_up(self) -> None:
+        """It is warm."""
+
+    async def adopt(self, version: Version) -> None:
+        """Serve as `version`."""
+        self.version = version
+        self._serving.set()
+
+    async def load(self, source: WeightSource, version: Version | None = None) -> Loaded:
+        """Fetch, stage and check as `Engine.load` does; raises what it raises."""
+        async with self._update:
+            began = time.monotonic()
+            manifest = await asyncio.to_thread(source.manifest, version)
+            files = staged(source, manifest)
+            paths = await asyncio.to_thread(files.__enter__)
+            try:
+                fetched = time.monotonic()
+                self._serving.clear()
+                parameters = await asyncio.to_thread(_parameters, paths)
+            finally:
+                files.__exit__(None, None, None)
+            self._digests = _digests(manifest)
+            self.version = manifest.version
+            self._serving.set()
+            return Loaded(
+                version=manifest.version,
+                digest=manifest.digest,
+                tensors=len(self._digests),
+                parameters=parameters,
+                size=manifest.size,
+                seconds_fetch=fetched - began,
+                seconds_stalled=time.monotonic() - fetched,
+            )
+
+    async def sample(
+        self, prompt: Prompt, frames: np.ndarray, *, seed: int, temperature: float, n: int
+    ) -> Group | Failure:
+        """`n` rollouts, all at once after the time is over."""
+        del temperature
+        async with asyncio.timeout(self._rollouts.load_seconds):
+            await self._serving.wait()
+        started = self.version
+        assert started is not None
+        luck = Random(seed_of(seed, prompt, 0))
+        await asyncio.sleep(self._rollouts.stand_in_seconds * luck.uniform(0.5, 2.0))
+        async with asyncio.timeout(self._rollouts.load_seconds):
+            await self._serving.wait()
+        ended = self.version
+        assert ended is not None
+        rollouts = [
+            self._rollout(prompt, index, seed=seed, started=started, ended=ended)
+            for index in range(n)
+        ]
+        tokens = self._prompt_tokens(prompt, frames)
+        return Group(prompt, tuple(rollouts), tokens, digest(frames))
+
+    async def checksums(self) -> list[dict[str, str]]:
+        """The digests of what it holds, by tensor name."""
+        return [self._digests]
+
+    async def close(self) -> None:
+        """Nothing is left to end."""
+
+    def _rollout(
+        self, prompt: Prompt, index: int, *, seed: int, started: Version, ended: Version
+    ) -> Rollout:
+        good = Random(seed_of(seed, prompt, index)).random() < 0.5
+        answer = f"<think>I look at it.</think>\n<answer>{prompt.row.truth.text}</answer>"
+        text = answer if good else f"I do not know, {index}."
+        tokens = self._tokenizer.encode(text)[: self._sampling.max_tokens - 1]
+        tokens = (*tokens, self._tokenizer.eos_token_id)
+        spans = ((0, started),)
+        if ended != started:
+            spans = (*spans, (len(tokens) // 2, ended))
+        logprobs = (LOGPROB,) * len(tokens)
+        return Rollout(prompt.group, index, tokens, logprobs, spans, "stop", text)
+
+    def _prompt_tokens(self, prompt: Prompt, frames: np.ndarray) -> tuple[int, ...]:
+        chat = messages(prompt.row, prompt.plan, style=self._model.prompt_style)
+        tokens = self._tokenizer.apply_chat_template(
+            chat, add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+        a_frame = (frames.shape[1] // self._factor) * (frames.shape[2] // self._factor)
+        return tuple(
+            t for token in tokens for t in [token] * (a_frame if token == self._image else 1)
+        )
+
+
+def _parameters(paths: tuple[Path, ...]) -> int:
+    """Of all tensors in the staged buckets."""
+    tensors = (raw for path in paths for raw in unpack(path.read_bytes()).values())
+    return sum(int(np.prod(raw.shape)) for raw in tensors)
+
+
+def _digests(manifest: Manifest) -> dict[str, str]:
+    return {entry.name: entry.digest for bucket in manifest.buckets for entry in bucket.tensors}

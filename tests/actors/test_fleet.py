@@ -1,0 +1,233 @@
+"""Replicas that join, leave, freeze and die on a Ray of three nodes, with the stand-in engine."""
+
+import asyncio
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import ray
+import ray.util
+from ray.cluster_utils import Cluster
+
+from actors.rollout import RolloutPool, State
+from o3rl.flow import Failure, Group, Version
+from tests.actors.conftest import (
+    ROLLOUTS,
+    SAMPLING,
+    SEED,
+    frames,
+    model,
+    prompt,
+    published,
+    tensors,
+)
+
+pytestmark = pytest.mark.e2e
+
+QUICK = replace(
+    ROLLOUTS,
+    stand_in_seconds=0.2,
+    start_seconds=60,
+    seconds=8,
+    load_seconds=20,
+    leave_seconds=5,
+)
+
+
+def fetch(key: str):
+    return frames(key)
+
+
+@pytest.fixture(scope="module")
+def source(policies):
+    """Version 0.0; `version` adds more."""
+    return published(tensors(policies.base), Version(0, 0))
+
+
+@pytest.fixture
+def version(policies, source):
+    """Publishes the same weights as another version."""
+    from o3rl.weights import publish
+
+    def published_as(n: int) -> Version:
+        publish(tensors(policies.base), source, version=Version(0, n), limit=500_000)
+        return Version(0, n)
+
+    return published_as
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Three nodes of one CPU for replicas each, on this machine."""
+    here = Path(__file__)
+    path = os.pathsep.join([str(here.parents[2]), str(here.parent)])  # where `fetch` is found
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    for _ in range(2):
+        nodes.add_node(num_cpus=1)
+    ray.init(
+        address=nodes.address,
+        log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": path}},
+    )
+    yield nodes
+    ray.shutdown()
+    nodes.shutdown()
+
+
+@pytest.fixture(scope="module")
+def pool(run, cluster, policies, source):
+    assert len(cluster.list_all_nodes()) == 3
+    started = RolloutPool(
+        model(policies.base),
+        sampling=SAMPLING,
+        rollouts=QUICK,
+        fetch=fetch,
+        source=source,
+        seed=SEED,
+    )
+    run(started.start())
+    run(started.load(Version(0, 0)))
+    yield started
+    run(started.close())
+
+
+async def many(pool: RolloutPool, count: int) -> list[Group | Failure]:
+    return await asyncio.gather(*(pool.sample(prompt(number)) for number in range(count)))
+
+
+def versions(groups: list[Group | Failure]) -> set[Version]:
+    assert all(isinstance(group, Group) for group in groups), groups
+    return {v for g in groups for r in g.rollouts_G for _, v in r.spans}  # pyright: ignore
+
+
+def test_replicas_join_while_others_serve(pool, run):
+    async def grow():
+        scaling = asyncio.create_task(pool.scale(3))
+        served = 0
+        while not scaling.done():
+            assert versions(await many(pool, 2)) == {Version(0, 0)}
+            served += 2
+        assert await scaling == ()
+        return served
+
+    assert run(grow()) > 0
+    assert pool.states == (State.HEALTHY,) * 3
+    assert {place["version"] for place in pool.describe()} == {"0.0"}
+    assert len({place["node"] for place in pool.describe()}) == 1  # one machine
+    assert pool.counts["joined"] == 2
+
+
+@pytest.mark.usefixtures("pool")
+def test_where_there_is_no_room_it_says_what_was_asked(policies, source, run):
+    """A fourth on three nodes; `pool` holds the others."""
+    lonely = RolloutPool(
+        model(policies.base),
+        sampling=SAMPLING,
+        rollouts=replace(QUICK, start_seconds=1),
+        fetch=fetch,
+        source=source,
+        seed=SEED,
+    )
+    with pytest.raises(TimeoutError, match=r"no room for rollout replica 0 within 1 s: asked"):
+        run(lonely.start())
+
+
+def test_all_take_a_version_and_serve_it(pool, run, version):
+    reports = run(pool.load(version(1)))
+    assert [report.version for report in reports] == [Version(0, 1)] * 3
+    assert versions(run(many(pool, 6))) == {Version(0, 1)}
+
+
+def test_one_that_leaves_finishes_its_prompts(pool, run):
+    async def shrink():
+        sampling = asyncio.create_task(many(pool, 6))
+        await asyncio.sleep(0.1)
+        assert await pool.scale(2) == ()
+        return await sampling
+
+    assert versions(run(shrink())) == {Version(0, 1)}
+    assert pool.states == (State.HEALTHY,) * 2
+    assert pool.counts["left"] == 1
+
+
+def test_a_killed_one_hands_its_prompts_back_and_takes_the_version_of_the_day(pool, run, version):
+    async def kill():
+        sampling = asyncio.create_task(many(pool, 8))
+        await asyncio.sleep(0.1)
+        victim = pool.places[0]
+        os.kill(victim.pid, signal.SIGKILL)
+        groups = await sampling
+        lost = [group for group in groups if isinstance(group, Failure)]
+        assert lost
+        assert all(f"pid {victim.pid} died" in failure.reason for failure in lost)
+        await pool.load(version(2))  # while it is starting again
+        while pool.states != (State.HEALTHY,) * 2:
+            await asyncio.sleep(0.1)
+        return await many(pool, 8)
+
+    assert versions(run(kill())) == {Version(0, 2)}
+    assert {place["version"] for place in pool.describe()} == {"0.2"}
+    assert pool.counts["deaths"] == 1
+
+
+def test_a_frozen_one_is_named_replaced_and_its_late_answer_is_not_taken(pool, run):
+    async def freeze():
+        victim = pool.places[1]
+        number = pool.describe()[1]["replica"]
+        name = f"rollout replica {number} on {victim.node}, pid {victim.pid}"
+        os.kill(victim.pid, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            groups = await many(pool, 6)
+            assert time.monotonic() - began < QUICK.seconds + 15
+        finally:
+            os.kill(victim.pid, signal.SIGCONT)
+        late = [group for group in groups if isinstance(group, Failure)]
+        assert 1 <= len(late) <= 3
+        assert {failure.reason for failure in late} == {f"{name}: no group within 8 s"}
+        while pool.states != (State.HEALTHY,) * 2:
+            await asyncio.sleep(0.1)
+        assert pool.places[1].pid != victim.pid
+        return await many(pool, 6)
+
+    assert versions(run(freeze())) == {Version(0, 2)}
+
+
+def test_a_cancelled_prompt_frees_its_replica(pool, run):
+    async def cancel():
+        sampling = asyncio.create_task(many(pool, 4))
+        await asyncio.sleep(0.1)
+        sampling.cancel()
+        await asyncio.gather(sampling, return_exceptions=True)
+        assert {place["prompts"] for place in pool.describe()} == {0}
+
+    run(cancel())
+
+
+def test_a_lost_node_costs_its_prompts_and_its_replica_moves(pool, run, cluster):
+    """A node is taken away with the replica on it; where there is room the replica starts again."""
+
+    async def lose():
+        table = ray.util.placement_group_table().values()
+        used = {
+            node
+            for entry in table
+            if entry["state"] == "CREATED"
+            for node in entry["bundles_to_node_id"].values()
+        }
+        victim = next(node for node in cluster.worker_nodes if node.node_id in used)
+        await asyncio.to_thread(cluster.remove_node, victim, allow_graceful=False)
+        lost = []
+        async with asyncio.timeout(60):
+            while not lost:
+                lost = [each for each in await many(pool, 6) if isinstance(each, Failure)]
+        assert {failure.sample for failure in lost} == {-1}
+        async with asyncio.timeout(60):
+            while pool.states != (State.HEALTHY,) * 2:
+                await asyncio.sleep(0.1)
+        return await many(pool, 6)
+
+    assert versions(run(lose())) == {Version(0, 2)}
