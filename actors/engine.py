@@ -34,7 +34,7 @@ from actors.requests import only, parameters, request, rollout, seed_of, update_
 from actors.settings import engine_config, engine_environment
 from actors.staging import staged
 from actors.watch import Processes
-from o3rl.config import Model, Rollouts, Sampling
+from o3rl.config import Model, Rollouts, Sampling, Spanning
 from o3rl.flow import Failure, Group, Prompt, Rollout, Version
 from o3rl.media import digest
 from o3rl.prompts import messages
@@ -166,12 +166,13 @@ class Engine:
         await asyncio.to_thread(self._processes.kill, KILL_SECONDS)  # it may leave workers
 
     async def _replace(self, manifest: Manifest, paths: Sequence[Path]) -> dict[str, int]:
-        """Pause, update bucket by bucket, resume; running requests go on under the new weights."""
-        llm, limit = self._llm, self.rollouts.load_seconds
+        """Pause, update bucket by bucket, resume; running requests fare as `rollouts.spanning`."""
+        llm, limit, spanning = self._llm, self.rollouts.load_seconds, self.rollouts.spanning
         self._serving.clear()
         try:
             async with asyncio.timeout(limit):
-                await llm.pause_generation(mode="keep", clear_cache=False)
+                mode = "abort" if spanning is Spanning.abort else "keep"
+                await llm.pause_generation(mode=mode, clear_cache=False)
                 await llm.start_weight_update()
                 for bucket, path in zip(manifest.buckets, paths, strict=True):
                     await llm.update_weights(WeightTransferUpdateRequest(update_info(bucket, path)))
@@ -179,6 +180,8 @@ class Engine:
                 [report, *_] = await llm.collective_rpc("o3rl_transfer_report")
                 if not self.model.freeze_vision:
                     await llm.reset_encoder_cache()  # it holds images seen by the old tower
+                if spanning is Spanning.recompute:
+                    await self._forget_prefixes()
                 await llm.resume_generation()
         except (Exception, asyncio.CancelledError) as error:
             self._broken = f"update to version {manifest.version} failed: {error or repr(error)}"
@@ -187,6 +190,11 @@ class Engine:
         self.version = manifest.version
         self._serving.set()
         return report
+
+    async def _forget_prefixes(self) -> None:
+        """Running requests give up their caches; each is made anew when it goes on."""
+        if not await self._llm.reset_prefix_cache(reset_running_requests=True):
+            raise RuntimeError("vLLM kept its caches, though it was to make them anew")
 
     async def _check_names(self, manifest: Manifest) -> None:
         problems = await self._llm.collective_rpc(

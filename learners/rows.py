@@ -10,7 +10,7 @@ from transformers import PretrainedConfig
 
 from learners.shared_prefix import PromptInputs, Segment
 from learners.shares import split_segment
-from o3rl.flow import ScoredGroup, Version
+from o3rl.flow import Rollout, ScoredGroup, Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +18,8 @@ class Row:
     """A prompt with some of its group's completions (SFT: with its one target).
 
     One tensor of log-probabilities a completion: `sampler_G` of the sampler, `old_G` of π_old,
-    `reference_G` of the model that KL is measured to. `fresh_G` tells which completions the current
-    weights sampled from the first to the last token.
+    `reference_G` of the model that KL is measured to. `fresh_G` is the token from which
+    on the current weights sampled: 0 if all of them, the completion's length if none.
     """
 
     segment: Segment
@@ -27,7 +27,7 @@ class Row:
     sampler_G: tuple[Tensor, ...] = ()
     old_G: tuple[Tensor, ...] = ()
     reference_G: tuple[Tensor, ...] = ()
-    fresh_G: tuple[bool, ...] = ()
+    fresh_G: tuple[int, ...] = ()
 
     @property
     def sequences(self) -> int:
@@ -53,7 +53,7 @@ def rows_of_group(
     """
     rollouts = scored.group.rollouts_G
     sampler_G = [torch.tensor(rollout.logprobs_T) for rollout in rollouts]
-    fresh_G = [all(span[1] == version for span in rollout.spans) for rollout in rollouts]
+    fresh_G = [_fresh_from(rollout, version) for rollout in rollouts]
     return [
         Row(
             segment=Segment(segment.prompt, tuple(segment.completions_G[g] for g in part)),
@@ -64,6 +64,12 @@ def rows_of_group(
         )
         for part in split_segment(segment, limit=limit)
     ]
+
+
+def _fresh_from(rollout: Rollout, version: Version | None) -> int:
+    """The first token of the last span, if `version` sampled that one."""
+    first, last = rollout.spans[-1]
+    return first if last == version else len(rollout.tokens_T)
 
 
 def with_values(rows_B: Sequence[Row], name: str, values_ST: Tensor) -> list[Row]:

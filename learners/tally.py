@@ -19,6 +19,7 @@ class Tally:
     kl: list[float] = field(default_factory=list)
     factor: list[float] = field(default_factory=list)
     noise: list[float] = field(default_factory=list)  # |log s| where the policy is untouched
+    spanning: list[float] = field(default_factory=list)  # the same where older weights began
     trained_tokens: list[float] = field(default_factory=list)
     read_tokens: list[float] = field(default_factory=list)  # one entry a pass, padding included
     token_loss: list[float] = field(default_factory=list)  # SFT, one entry a target token
@@ -56,9 +57,10 @@ class Tally:
         if self.ratio:
             found["ratio/max"] = max(self.ratio)
             found["ratio/min"] = min(self.ratio)
-        if self.noise:
-            found["noise/median"] = statistics.median(self.noise)
-            found["noise/p95"] = float(np.percentile(self.noise, 95))
+        for name, values in (("noise", self.noise), ("spanning", self.spanning)):
+            if values:
+                found[f"{name}/median"] = statistics.median(values)
+                found[f"{name}/p95"] = float(np.percentile(values, 95))
         if self.read_seconds:
             found["learner/read_seconds"] = max(self.read_seconds)
         return found

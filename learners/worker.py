@@ -327,10 +327,18 @@ class RankWorker:
         return found
 
     def _note_noise(self, rows_B: Sequence[Row], batch: Pack, logprobs_ST: Tensor) -> None:
+        """|log s| over the tokens that the current weights sampled, by their two engines.
+
+        Where older weights began the completion, the sampler read a cache that those had made.
+        """
         sampler_ST = self._gathered(rows_B, "sampler_G")
-        gaps_S = sequence_log_ratio(logprobs_ST, sampler_ST, mask_BT=batch.mask_ST).abs().tolist()
-        fresh_S = [fresh for row in rows_B for fresh in row.fresh_G]
-        self._tally.noise += [gap for gap, fresh in zip(gaps_S, fresh_S, strict=True) if fresh]
+        fresh_S = torch.tensor([f for row in rows_B for f in row.fresh_G], device=self._device)
+        places_T = torch.arange(batch.mask_ST.shape[1], device=self._device)
+        fresh_ST = batch.mask_ST & (places_T >= fresh_S[:, None])
+        gaps_S = sequence_log_ratio(logprobs_ST, sampler_ST, mask_BT=fresh_ST).abs()
+        has_S = fresh_ST.any(1)
+        self._tally.noise += gaps_S[has_S & (fresh_S == 0)].tolist()
+        self._tally.spanning += gaps_S[has_S & (fresh_S > 0)].tolist()
 
     def _gathered(self, rows_B: Sequence[Row], name: str) -> Tensor:
         values_S = [value for row in rows_B for value in getattr(row, name)]

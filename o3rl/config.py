@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from o3rl.choices import Objective, OldLogprobs, Profile, PromptStyle, Schedule, Spanning
 from o3rl.sections import (
     WAIVABLE,
     Cluster,
@@ -23,14 +24,9 @@ from o3rl.sections import (
     Learning,
     Loop,
     Model,
-    Objective,
-    OldLogprobs,
-    Profile,
-    PromptStyle,
     Rewards,
     Rollouts,
     Sampling,
-    Schedule,
     Sft,
     Tracking,
     require,
@@ -55,6 +51,7 @@ __all__ = [
     "Sampling",
     "Schedule",
     "Sft",
+    "Spanning",
     "Tracking",
     "as_yaml",
     "check_combinations",

@@ -7,8 +7,8 @@ wrong value raises ValueError by name, value and rule. Imports nothing that take
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 
+from o3rl.choices import Objective, OldLogprobs, Profile, PromptStyle, Schedule, Spanning
 from o3rl.flow import PARTS, Task
 
 
@@ -24,47 +24,6 @@ def require_task_weights(weights: Mapping[str, float], name: str) -> None:
     for task, weight in weights.items():
         require(task in names, f"{name} key", task, f"one of {', '.join(names)}")
         require(math.isfinite(weight) and weight >= 0, f"{name}.{task}", weight, "0 or more")
-
-
-class Profile(StrEnum):
-    """Reward profiles (STGR rewards): the paper's, the released code's, and paper plus guards."""
-
-    paper = "paper"
-    released = "released"
-    strict = "strict"
-
-
-class Objective(StrEnum):
-    """gspo: one length-normalised ratio per sequence. grpo: one ratio per token."""
-
-    gspo = "gspo"
-    grpo = "grpo"
-
-
-class OldLogprobs(StrEnum):
-    """Where π_old comes from: the sampler's own record, or the learner's recomputation.
-
-    `recomputed` multiplies the loss by a detached, length-normalised, truncated importance factor
-    π_recomputed/π_sampler.
-    """
-
-    sampler = "sampler"
-    recomputed = "recomputed"
-
-
-class Schedule(StrEnum):
-    """Learning rate over the run's batches (not mini-batches), after warm-up."""
-
-    constant = "constant"
-    linear = "linear"
-    cosine = "cosine"
-
-
-class PromptStyle(StrEnum):
-    """full: system prompt and instructions in words. brief: a few words, for tiny models."""
-
-    full = "full"
-    brief = "brief"
 
 
 @dataclass
@@ -280,6 +239,7 @@ class Rollouts:
     seconds: float = 600.0  # limit for one group
     load_seconds: float = 300.0  # limit for one weight update
     stand_in_seconds: float = 0.0  # a group; more than 0: no vLLM, but a stand-in, to try the rest
+    spanning: Spanning = Spanning.keep
     leave_seconds: float = 60.0  # for the prompts of a replica that leaves; then tried elsewhere
 
     def __post_init__(self):

@@ -65,9 +65,16 @@ def test_a_library_is_imported_where_it_may_be(name):
     assert users <= MAY_NAME[name]
 
 
-@pytest.mark.parametrize("folder", ["rewards", "actors", "learners"])
-def test_ray_is_imported_in_one_file_of_each_folder_that_pools(folder):
-    assert len([path for path in sources(folder) if "ray" in imported(path)]) == 1
+@pytest.mark.parametrize(
+    ("folder", "files"),
+    [
+        ("rewards", {"pool.py"}),
+        ("actors", {"fleet.py", "rollout.py"}),
+        ("learners", {"group.py"}),
+    ],
+)
+def test_ray_is_imported_only_where_a_folder_pools(folder, files):
+    assert {path.name for path in sources(folder) if "ray" in imported(path)} == files
 
 
 def test_mlflow_is_imported_in_one_file_of_o3rl():

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from actors.outcome import EngineBroken
+from o3rl.config import Spanning
 from o3rl.flow import Failure, Group, Version
 from o3rl.media import digest
 from o3rl.weights import MemoryWeights, RawTensor
 from tests.actors.conftest import (
     FRAMES,
+    ROLLOUTS,
     SAMPLING,
     SEED,
     SIDE,
@@ -153,13 +155,12 @@ def test_wrong_weights_are_refused_by_name_and_the_old_ones_serve_on(engine, run
     assert engine.version == FIRST
 
 
-def test_an_update_in_flight_is_told_by_the_spans(engine, run, policies):
-    """Also the first update of all: what was half-way goes on under the new weights."""
-    weights = tensors(policies.changed)
+def update_in_flight(engine, source, *, spanning: Spanning = Spanning.keep):
+    """What the load reports, and the groups of 0, 1 and 2, all of them half-way when it came."""
     long = replace(SAMPLING, max_tokens=160)
 
     async def update_meanwhile():
-        engine.sampling = long
+        engine.sampling, engine.rollouts = long, replace(ROLLOUTS, spanning=spanning)
         asked = [prompt(number) for number in (0, 1, 2)]
         work = [
             asyncio.create_task(engine.generate(a, frames(a.media_key), seed=SEED)) for a in asked
@@ -167,11 +168,17 @@ def test_an_update_in_flight_is_told_by_the_spans(engine, run, policies):
         while engine.running < len(asked) * long.group_size:
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
-        loaded = await engine.load(published(weights, CHANGED))
-        engine.sampling = SAMPLING
+        loaded = await engine.load(source)
+        engine.sampling, engine.rollouts = SAMPLING, ROLLOUTS
         return loaded, await asyncio.gather(*work)
 
-    loaded, groups = run(update_meanwhile())
+    return update_meanwhile()
+
+
+def test_an_update_in_flight_is_told_by_the_spans(engine, run, policies):
+    """Also the first update of all: what was half-way goes on under the new weights."""
+    weights = tensors(policies.changed)
+    loaded, groups = run(update_in_flight(engine, published(weights, CHANGED)))
     assert (loaded.version, loaded.tensors) == (CHANGED, len(weights))
     assert loaded.size == sum(memoryview(tensor.data).nbytes for tensor in weights.values())
     assert loaded.parameters > 0
@@ -190,6 +197,46 @@ def test_after_an_update_logprobs_are_those_of_the_new_weights(engine, run, poli
         group = run(generate(engine, number))
         assert_same_logprobs(policies.changed, group)
         assert {rollout.spans for rollout in group.rollouts_G} == {((0, CHANGED),)}
+
+
+def tails(groups: list[Group], version: Version) -> list[tuple[Group, int, int]]:
+    """(group, place of a rollout, first token) of those that `version` went on with."""
+    return [
+        (group, place, rollout.spans[-1][0])
+        for group in groups
+        for place, rollout in enumerate(group.rollouts_G)
+        if len(rollout.spans) > 1 and rollout.spans[-1][1] == version
+    ]
+
+
+def test_caches_made_anew_give_the_new_weights_values_from_the_update_on(engine, run, policies):
+    """With them kept, the tokens behind an update are sampled from a cache of older weights."""
+    far = {}
+    for spanning, folder, n in [
+        (Spanning.keep, policies.base, 2),
+        (Spanning.recompute, policies.changed, 3),
+    ]:
+        source = published(tensors(folder), Version(0, n))
+        _, groups = run(update_in_flight(engine, source, spanning=spanning))
+        gaps = []
+        for group, place, first in tails(groups, Version(0, n)):
+            expected = reference_logprobs(folder, group)[place][first:]
+            gaps.append(np.abs(np.array(group.rollouts_G[place].logprobs_T[first:]) - expected))
+        far[spanning] = max(gap.max() for gap in gaps)
+    assert far[Spanning.recompute] < 1e-4
+    assert far[Spanning.keep] > 1e-2
+
+
+def test_what_an_update_aborts_is_a_failure_and_the_engine_serves_on(engine, run, policies):
+    source = published(tensors(policies.changed), Version(0, 4))
+    _, groups = run(update_in_flight(engine, source, spanning=Spanning.abort))
+    failures = [failure for group in groups for failure in group.failures]
+    assert failures
+    assert all("finish reason 'abort'" in failure.reason for failure in failures)
+    assert not tails(groups, Version(0, 4))
+    group = run(generate(engine, 8))
+    assert_same_logprobs(policies.changed, group)
+    assert {rollout.spans for rollout in group.rollouts_G} == {((0, Version(0, 4)),)}
 
 
 def test_image_placeholders_are_never_sampled(engine, run, policies):

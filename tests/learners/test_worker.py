@@ -148,6 +148,21 @@ def test_untouched_policy_shows_its_noise_and_ratio_one(settings, groups, fetch)
     assert again["ratio/outside"] > 0
 
 
+def test_the_tail_of_what_older_weights_began_shows_what_their_cache_did(settings, groups, fetch):
+    def spanning(scored):
+        spans = ((0, Version(0, -1)), (1, NOW))
+        rollouts = [replace(rollout, spans=spans) for rollout in scored.group.rollouts_G]
+        first, *others = rollouts
+        wrong = tuple(value - 1.0 for value in first.logprobs_T[:1]) + first.logprobs_T[1:]
+        rollouts = (replace(first, logprobs_T=wrong), *others)  # before the update: not looked at
+        return replace(scored, group=replace(scored.group, rollouts_G=rollouts))
+
+    worker = RankWorker(settings(mini_batches=1), fetch)
+    metrics = worker.update([list(map(spanning, groups))], version=NOW)
+    assert metrics["spanning/median"] <= metrics["spanning/p95"] < 1e-5
+    assert "noise/median" not in metrics
+
+
 def test_recomputed_old_values_make_the_first_ratio_one_and_weigh_the_rest(settings, groups, fetch):
     worker = RankWorker(settings(old_logprobs=OldLogprobs.recomputed), fetch)
     worker.update([groups[:3], groups[3:]])
