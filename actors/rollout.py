@@ -15,6 +15,7 @@ join and leave is `actors.fleet`'s.
 
 import asyncio
 import logging
+import time
 from typing import Any
 
 import ray
@@ -73,7 +74,10 @@ class RolloutPool:
         return self._fleet.counts | now
 
     def describe(self) -> list[dict[str, Any]]:
-        """Each replica as plain values: its number, state, node, version, prompts, why."""
+        """Each replica as plain values.
+
+        `first_group`: the seconds from when it was asked for until it returned a group, or None.
+        """
         return [
             {
                 "replica": slot.index,
@@ -82,6 +86,7 @@ class RolloutPool:
                 "version": str(slot.version or ""),
                 "prompts": slot.running,
                 "why": slot.why,
+                "first_group": slot.first_group,
             }
             for slot in self._fleet.slots
         ]
@@ -156,6 +161,9 @@ class RolloutPool:
             slot.running -= 1
             await self._fleet.announce()
         slot.deaths = 0
+        if slot.first_group is None:
+            slot.first_group = time.monotonic() - slot.asked
+            log.info("%s returned its first group after %.1f s", name, slot.first_group)
         return result
 
     async def checksums(self) -> list[list[dict[str, str]]]:

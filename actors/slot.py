@@ -1,6 +1,7 @@
 """A rollout replica as the pool sees it: where it is, how it is, which weights it holds."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -45,6 +46,8 @@ class Slot:
     running: int = 0  # prompts
     deaths: int = 0  # since it last returned a group
     why: str = ""  # it is not healthy
+    asked: float = field(default_factory=time.monotonic)
+    first_group: float | None = None  # seconds from then until it returned one
     loading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def __str__(self) -> str:

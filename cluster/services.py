@@ -14,6 +14,7 @@ from pathlib import Path
 from transformers import AutoConfig
 
 from actors.rollout import RolloutPool
+from cluster.elastic import Membership
 from cluster.frames import AsyncMedia
 from cluster.media import Media, start_media
 from cluster.store import WeightStore, start_store
@@ -139,6 +140,12 @@ class Services:
         )
         self._stack.push_async_callback(pool.close)
         return pool
+
+    def membership(self, pool: RolloutPool) -> Membership:
+        """Who keeps the pool as large as it should be; it ends before the pool does."""
+        membership = Membership(pool, self._run.rollouts)
+        self._stack.push_async_callback(membership.close)
+        return membership
 
     def learner(
         self, media: Media, store: WeightStore | None, *, optimisation: Optimisation

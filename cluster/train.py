@@ -20,6 +20,7 @@ from o3rl.config import Run
 from o3rl.flow import Row, ScoredGroup, Version
 
 if TYPE_CHECKING:  # a wrong configuration is told before any of these is imported
+    from cluster.elastic import Membership
     from cluster.frames import AsyncMedia
     from cluster.services import Learning, Sampling, Services
     from learners.group import LearnerGroup
@@ -112,6 +113,7 @@ class Parts:
     group: "LearnerGroup"
     admission: "Admission"
     ledger: "Ledger"
+    membership: "Membership"
 
 
 async def _start(
@@ -149,7 +151,9 @@ async def _start(
     if state:
         admission.restore(state["admission"])
     scorers = start.scorers()
-    return Parts(media, Sampling(pool), scorers, Learning(group), group, admission, ledger)
+    membership = start.membership(pool)
+    sampling, learning = Sampling(pool), Learning(group)
+    return Parts(media, sampling, scorers, learning, group, admission, ledger, membership)
 
 
 def _loop(
@@ -173,6 +177,7 @@ def _loop(
         learner=parts.learner,
         shuffle=permuted if config.learning.permute_advantages else list,
     )
+    loop.observe(parts.membership)
     if validated:
         loop.observe(_validation(config, parts, validated, folder / "best"))
     loop.observe(

@@ -70,7 +70,12 @@ PANELS = (
         ("evidence/has_claim", "evidence/recall", "reward/format", "groups/zero_spread"),
     ),
     Panel("Clipping", "share of sequences", ("ratio/clipped", "ratio/outside")),
-    Panel("Engine noise", "|log ratio| a token", ("noise/median", "noise/p95"), scale="log"),
+    Panel(
+        "Engine noise",
+        "|log ratio| a token",
+        ("noise/median", "noise/p95", "spanning/p95"),
+        scale="log",
+    ),
     Panel(
         "Sequence ratio",
         "policy / sampler",
@@ -82,6 +87,9 @@ PANELS = (
     Panel("Distance from the first policy", "nats a token", ("kl",)),
     Panel("Gradient norm", "before clipping", ("gradient/norm",)),
     Panel("Seconds a step, by stage", "seconds", ("seconds/*",), kind="stack"),
+    Panel("Rollout replicas", "replicas", ("pool/members", "pool/healthy")),
+    Panel("Prompts on their way", "prompts", ("queue/running", "queue/ready")),
+    Panel("Age of what is trained on", "versions", ("stale/mean", "stale/max")),
     Panel("Cold start: loss", "nats a token", ("sft/loss",)),
 )
 SUMS = {"reward/total", "reward/total_without_format", "seconds/step"}  # not among their parts

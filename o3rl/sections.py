@@ -226,7 +226,10 @@ class Learning:
 class Rollouts:
     """The pool of rollout replicas, one vLLM engine each."""
 
-    replicas: int = 1
+    replicas: int = 1  # to begin with
+    min_replicas: int = 1
+    max_replicas: int = 0  # 0: the number changes by `o3rl scale` only; else by who waits for whom
+    scale_after: int = 3  # steps in a row that ask for it
     cpus: float = 1.0
     gpus: float = 1.0  # per replica; 0 on a machine without
     tensor_parallel: int = 1
@@ -244,6 +247,19 @@ class Rollouts:
 
     def __post_init__(self):
         require(self.replicas >= 1, "rollouts.replicas", self.replicas, "1 or more")
+        require(
+            1 <= self.min_replicas <= self.replicas,
+            "rollouts.min_replicas",
+            self.min_replicas,
+            f"1 to rollouts.replicas ({self.replicas})",
+        )
+        require(
+            self.max_replicas == 0 or self.max_replicas >= self.replicas,
+            "rollouts.max_replicas",
+            self.max_replicas,
+            f"0 (fixed), or rollouts.replicas ({self.replicas}) or more",
+        )
+        require(self.scale_after >= 1, "rollouts.scale_after", self.scale_after, "1 or more")
         require(self.cpus > 0, "rollouts.cpus", self.cpus, "more than 0")
         require(self.gpus >= 0, "rollouts.gpus", self.gpus, "0 or more")
         require(self.tensor_parallel >= 1, "rollouts.tensor_parallel", self.tensor_parallel, ">= 1")

@@ -41,6 +41,28 @@ class ScoringTime:
         return {"scoring/seconds": worked, "scoring/tail_seconds": tail}
 
 
+class IdleTime:
+    """Seconds in which nothing ran."""
+
+    def __init__(self, *, clock: Callable[[], float] = perf_counter):
+        self._clock = clock
+        self._since: float | None = clock()
+        self._seconds = 0.0
+
+    def note(self, running: int) -> None:
+        """So many run from now on."""
+        now = self._clock()
+        if self._since is not None:
+            self._seconds += now - self._since
+        self._since = None if running else now
+
+    def take(self, running: int) -> float:
+        """Those since the last call; so many run now."""
+        self.note(running)
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds
+
+
 def batch_metrics(groups: Sequence[ScoredGroup], version: Version) -> dict[str, float]:
     """Rewards by part, what the reward logs beside them, lengths, spread, age; means over rollouts.
 

@@ -21,7 +21,7 @@ from o3rl.admission import Admission
 from o3rl.advantages import group_advantages
 from o3rl.flow import Failure, Group, Prompt, Reward, ScoredGroup, Version
 from o3rl.ledger import TRAINED, Ledger
-from o3rl.stepmetrics import ScoringTime
+from o3rl.stepmetrics import IdleTime, ScoringTime
 from o3rl.window import Window
 
 logger = logging.getLogger(__name__)
@@ -78,6 +78,7 @@ class Stream:
         self._scorers = scorers
         self._window = Window(settings.groups, settings.max_staleness)
         self._serving = Version(0, 0)
+        self._idle = IdleTime()
         self._places: set[asyncio.Task[None]] = set()
         self._attempts: dict[int, _Attempt] = {}
         self._changed = asyncio.Event()
@@ -93,8 +94,12 @@ class Stream:
         return self._window.ready
 
     def metrics(self) -> dict[str, float]:
-        """Of the window at this moment, and what was given up so far."""
+        """Of the window at this moment, and what was given up so far.
+
+        `queue/idle_seconds`: since the last call, in which no prompt was being sampled or scored.
+        """
         return {
+            "queue/idle_seconds": self._idle.take(self.running),
             "queue/running": self.running,
             "queue/ready": self.ready,
             "queue/stragglers": self.stragglers,
@@ -160,8 +165,10 @@ class Stream:
                 result = await self._attempt(prompt)
                 if isinstance(result, ScoredGroup):
                     self._window.finish(result, _oldest(result.group))
+                    self._idle.note(self.running)
                     return
                 self._window.drop(prompt.group)
+                self._idle.note(self.running)
                 if prompt.attempt + 1 >= self._settings.max_attempts:
                     self._set_aside(prompt, result.reason)
                     break
@@ -172,6 +179,7 @@ class Stream:
     async def _attempt(self, prompt: Prompt) -> ScoredGroup | Failure:
         """Sample and score once; a Failure where it was ended from outside."""
         self._window.start(prompt.group, self._serving.n)
+        self._idle.note(self.running)
         self._changed.set()
         attempt = _Attempt(asyncio.create_task(self._scored(prompt, self._serving)))
         self._attempts[prompt.group] = attempt

@@ -6,7 +6,7 @@ import pytest
 from made import PLAN, group_of, prompt, reward, rollout
 
 from o3rl.flow import Claim, Failure, Group, Prompt, Reward, ScoredGroup, Version
-from o3rl.stepmetrics import ScoringTime, batch_metrics, timed
+from o3rl.stepmetrics import IdleTime, ScoringTime, batch_metrics, timed
 
 
 @pytest.fixture
@@ -78,3 +78,15 @@ def test_timed_adds_its_seconds():
     with timed("seconds/x", metrics):
         pass
     assert 0 <= metrics["seconds/x"] < 1
+
+
+def test_idle_is_the_time_in_which_nothing_runs():
+    now = [0.0]
+    idle = IdleTime(clock=lambda: now[0])
+    for at, running in ((2, 1), (3, 2), (5, 0), (6, 1), (9, 0)):
+        now[0] = float(at)
+        idle.note(running)
+    now[0] = 10.0
+    assert idle.take(0) == 2 + 1 + 1
+    now[0] = 10.5
+    assert idle.take(0) == 0.5
