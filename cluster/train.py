@@ -147,6 +147,7 @@ async def _start(
         media,
         ledger,
         planned=steps * config.loop.groups,
+        ahead=config.loop.groups,
     )
     if state:
         admission.restore(state["admission"])

@@ -1,10 +1,12 @@
 """Turns rows into prompts: in a seeded order, with frames planned, at a fixed progress p.
 
+The media of the next few rows are read ahead, so that a prompt is ready when there is room for it.
 A row whose media cannot be read is skipped, counted and entered in the ledger; the next one takes
 its place. When two epochs of rows fail one after the other, nothing is left to train on, and that
 is an error.
 """
 
+import asyncio
 import logging
 from collections import deque
 from dataclasses import asdict, dataclass
@@ -38,14 +40,21 @@ class _Open:
 
 
 class Admission:
-    """Admits the prompts of a run. `planned` prompts are p = 1.
+    """Admits the prompts of a run. `planned` prompts are p = 1; `ahead` are read before their turn.
 
     A run that goes on from a checkpoint first admits again what was open in it: the same rows under
     the same group numbers, at the same progress.
     """
 
     def __init__(
-        self, rows: list[Row], order: RowOrder, media: Media, ledger: Ledger, *, planned: int
+        self,
+        rows: list[Row],
+        order: RowOrder,
+        media: Media,
+        ledger: Ledger,
+        *,
+        planned: int,
+        ahead: int = 0,
     ):
         if not rows:
             raise ValueError("there are no rows to train on")
@@ -57,6 +66,8 @@ class Admission:
         self._media = media
         self._ledger = ledger
         self._planned = planned
+        self._ahead = ahead
+        self._coming: deque[asyncio.Task[tuple[Prompt, int]]] = deque()
         self._admitted = 0
         self._incarnation = 0
         self._next_group = 0
@@ -69,30 +80,19 @@ class Admission:
 
         Its progress is its place among the calls: it does not depend on which video is read first.
         """
-        opened = self._again.popleft() if self._again else self._take(self._advance())
-        reason = ""
-        while self._failed_in_a_row < 2 * len(self._rows) + IN_FLIGHT:
-            self._open[opened.group] = opened
-            row = self._rows[opened.row]
-            prepared = await self._media.prepare(row, training=True)
-            if isinstance(prepared, Failure):
-                reason = prepared.reason
-                self.skipped += 1
-                self._failed_in_a_row += 1
-                del self._open[opened.group]
-                self._ledger.skip(opened.group, row.id, reason, epoch=opened.epoch)
-                logger.warning("row %s is skipped: %s", row.id, reason)
-                opened = self._take(opened.progress)
-                continue
-            self._failed_in_a_row = 0
-            plan, key = prepared
-            prompt = Prompt(opened.group, row, plan, key, opened.progress, self._incarnation)
-            self._ledger.admit(prompt, epoch=opened.epoch)
-            return prompt
-        raise ValueError(
-            f"none of the media of {len(self._rows)} rows can be read; the last: {reason}; is "
-            "data.media the folder that the rows' paths start from?"
-        )
+        coming = self._coming.popleft() if self._coming else self._begin()
+        while len(self._coming) < self._ahead and (self._again or self._admitted < self._planned):
+            self._coming.append(self._begin())
+        prompt, epoch = await coming
+        self._ledger.admit(prompt, epoch=epoch)
+        return prompt
+
+    async def close(self) -> None:
+        """End what is read ahead."""
+        for coming in self._coming:
+            coming.cancel()
+        await asyncio.gather(*self._coming, return_exceptions=True)
+        self._coming.clear()
 
     def settle(self, prompt: Prompt) -> None:
         """A prompt was trained or set aside: it is not admitted again."""
@@ -119,6 +119,36 @@ class Admission:
         self._open = {each["group"]: _Open(**each) for each in state["open"]}
         self._again = deque(self._open.values())
         self._ledger.reopen(self._open)
+
+    def _begin(self) -> "asyncio.Task[tuple[Prompt, int]]":
+        """Take the next place, and read its media."""
+        opened = self._again.popleft() if self._again else self._take(self._advance())
+        self._open[opened.group] = opened
+        return asyncio.create_task(self._prepared(opened))
+
+    async def _prepared(self, opened: _Open) -> tuple[Prompt, int]:
+        """The prompt of a place and its row's epoch: of the first row that can be read."""
+        reason = ""
+        while self._failed_in_a_row < 2 * len(self._rows) + IN_FLIGHT:
+            row = self._rows[opened.row]
+            prepared = await self._media.prepare(row, training=True)
+            if not isinstance(prepared, Failure):
+                self._failed_in_a_row = 0
+                plan, key = prepared
+                progress, incarnation = opened.progress, self._incarnation
+                return Prompt(opened.group, row, plan, key, progress, incarnation), opened.epoch
+            reason = prepared.reason
+            self.skipped += 1
+            self._failed_in_a_row += 1
+            self._ledger.skip(opened.group, row.id, reason, epoch=opened.epoch)
+            logger.warning("row %s is skipped: %s", row.id, reason)
+            del self._open[opened.group]
+            opened = self._take(opened.progress)
+            self._open[opened.group] = opened
+        raise ValueError(
+            f"none of the media of {len(self._rows)} rows can be read; the last: {reason}; is "
+            "data.media the folder that the rows' paths start from?"
+        )
 
     def _advance(self) -> float:
         """The progress of the next place."""

@@ -155,6 +155,7 @@ class Stream:
             place.cancel()
         await asyncio.gather(*self._places, return_exceptions=True)
         self._places.clear()
+        await self._admission.close()
         self._changed = asyncio.Event()  # of no event loop yet
 
     async def _place(self) -> None:

@@ -149,6 +149,33 @@ def test_what_was_open_and_cannot_be_read_any_more_is_entered():
     assert [each["group"] for each in other.state()["open"]] == [1]
 
 
+def test_media_are_read_ahead_and_nothing_else_changes():
+    rows = [row(i) for i in range(8)]
+    media, ledger = Media({"row-3"}), Ledger()
+    order = RowOrder([Task.MCQ] * 8, 0)
+    source = Admission(rows, order, media, ledger, planned=6, ahead=3)
+
+    async def some():
+        first = [await source.next() for _ in range(2)]
+        admitted = [entry.group for entry in ledger.entries() if entry.outcome != SKIPPED]
+        assert admitted == [prompt.group for prompt in first]
+        state, asked = source.state(), media.asked
+        await asyncio.sleep(0.05)
+        last = [await source.next() for _ in range(4)]
+        await source.close()
+        return first, last, state, asked
+
+    first, last, state, asked = asyncio.run(some())
+    assert 3 <= asked <= 6
+    assert 6 <= media.asked <= 7  # those planned, one of them skipped for another
+    alone, _ = admission(8, broken={"row-3"}, planned=6)
+    expected = admit(alone, 6)
+    assert sorted(p.row.id for p in [*first, *last]) == sorted(p.row.id for p in expected)
+    assert [p.progress for p in [*first, *last]] == [p.progress for p in expected]
+    opened = {each["group"] for each in state["open"]}
+    assert len(opened) == 5  # two handed out, three read ahead: all to be admitted by a resumed run
+
+
 def test_nothing_to_train_on_is_refused():
     order = RowOrder([Task.MCQ], 0)
     with pytest.raises(ValueError, match="no rows"):
