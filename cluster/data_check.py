@@ -18,13 +18,13 @@ from o3rl.checks import Check, Checker
 from o3rl.config import Frames, require
 from o3rl.datasets import open_rows
 from o3rl.files import write_text
-from o3rl.media import MediaCache
+from o3rl.media import MediaReader
 from o3rl.media_roots import read_source_map
 from o3rl.overlap import read_benchmark
 from o3rl.probing import probe_all
 from o3rl.stats import ALL, SERIES, Spread
 
-PAGE_FRAMES = Frames(max_frames=8, cache_mib=64)
+PAGE_FRAMES = Frames(max_frames=8)
 
 
 def check(options: argparse.Namespace) -> int:
@@ -134,11 +134,11 @@ def _write(options: argparse.Namespace, checker: Checker, found: Check) -> None:
     write_text(options.out / "check.json", _json(asdict(found)))
     entries = []
     if options.media is not None:
-        cache = MediaCache(options.media, PAGE_FRAMES)
+        reader = MediaReader(options.media, PAGE_FRAMES)
         try:
-            entries = list(sampled(checker.sample(options.pictures), cache))
+            entries = list(sampled(checker.sample(options.pictures), reader))
         finally:
-            cache.close()
+            reader.close()
     write_check_page(options.out / "check.html", found, entries)
 
 

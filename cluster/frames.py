@@ -1,7 +1,7 @@
 """The media actor as the loop and the evaluation use it: without blocking, failures as values."""
 
 import asyncio
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -9,20 +9,24 @@ from cluster.media import Media
 from o3rl.decode import MediaError
 from o3rl.flow import Failure, FramePlan, Row
 
+AT_ONCE = 64  # rows in the actor's queue; the limit of a call begins when it joins them
 
-@dataclass(frozen=True, slots=True)
+
 class AsyncMedia:
-    """Waits in threads; the handle below bounds every wait."""
+    """Waits in threads of its own, which queued rows cannot take from others."""
 
-    media: Media
+    def __init__(self, media: Media):
+        self.media = media
+        self._threads = ThreadPoolExecutor(AT_ONCE, "media")
 
     async def prepare(self, row: Row, *, training: bool) -> tuple[FramePlan, str] | Failure:
         """(plan, key of the frames); a Failure with the reason if the media cannot be read.
 
         The frames are decoded here, so that a file which cannot be read fails before it is sampled.
         """
+        loop = asyncio.get_running_loop()
         try:
-            return await asyncio.to_thread(self._prepare, row, training)
+            return await loop.run_in_executor(self._threads, self._prepare, row, training)
         except MediaError as error:
             return Failure(-1, -1, f"media: {error.reason}")
         except TimeoutError as error:

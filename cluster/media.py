@@ -5,14 +5,18 @@
 Pixels never pass through the controller. Laws: objects die with their owner, so the media actor
 puts frames itself; what it planned is written down, so that a media actor that Ray starts again
 decodes by key; it holds at most `frames.cache_mib` of frames, the longest unused are decoded again.
+
+| who waits | for whom | how long |
+|---|---|---|
+| a call for frames that are held | nobody | |
+| any other call | the files queued before its own, `frames.readers` at a time | the limit of each |
+| a caller | the actor | a file's limit, then by what the actor says is queued, while it says so |
 """
 
 import json
 import logging
 import os
-import threading
-from collections import OrderedDict
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,101 +26,88 @@ from ray.exceptions import ObjectLostError
 
 from cluster.calls import answer_of
 from o3rl.config import Frames
-from o3rl.flow import FramePlan, Row, Task
+from o3rl.decode import START_SECONDS
+from o3rl.flow import FramePlan, Row
+from o3rl.frame_cache import FrameCache, Kept
 from o3rl.journal import drop_torn_line
-from o3rl.media import MediaCache
+from o3rl.media import MediaReader, Planned
 
 log = logging.getLogger(__name__)
 
+ALIVE_SECONDS = 60.0  # limit for the actor's word on its queue, which waits for no file
 CLOSE_SECONDS = 20.0
-CALLS = 16  # that the actor answers at the same time
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """What the frames of a key are made from."""
-
-    media: str  # relative to the media root
-    is_image: bool
-    plan: FramePlan
+CALLS = 1000  # in the actor at the same time; those that wait cost no thread
+MOST_READERS = 8  # by default
 
 
 class MediaActor:
-    """What runs in the media process; `Media` is what others hold."""
+    """What runs in the media process, on its event loop; `Media` is what others hold."""
 
-    def __init__(self, root: str, frames: Frames, journal: str, *, readers: int):
-        self._cache = MediaCache(Path(root), replace(frames, cache_mib=1), readers=readers)
-        self._room = frames.cache_mib * 2**20
+    def __init__(self, root: str, frames: Frames, journal: str):
+        readers = frames.readers or readers_here()
+        self._reader = MediaReader(Path(root), frames, readers=readers)
+        self._cache: FrameCache[ray.ObjectRef] = FrameCache(
+            room=frames.cache_mib * 2**20, readers=readers
+        )
         self._journal = Path(journal)
-        self._lock = threading.Lock()
-        # All below are guarded by the lock.
-        self._held: OrderedDict[str, tuple[ray.ObjectRef, int]] = OrderedDict()
-        self._held_bytes = 0
         self._planned = _read(self._journal)
 
-    def prepare(self, row: Row, *, training: bool) -> tuple[FramePlan, str]:
+    async def prepare(self, row: Row, *, training: bool) -> tuple[FramePlan, str]:
         """The plan of a row and the key of its frames. Raises MediaError."""
-        plan, key = self._cache.prepare(row, training=training)
-        with self._lock:
-            if key not in self._planned:
-                self._planned[key] = Planned(row.media, row.task is Task.VISUAL, plan)
-                with self._journal.open("a") as file:
-                    file.write(json.dumps({"key": key} | asdict(self._planned[key])) + "\n")
-        return plan, key
+        planned = await self._cache.in_turn(self._reader.plan, row, training=training)
+        if planned.key not in self._planned:
+            self._planned[planned.key] = planned
+            with self._journal.open("a") as file:
+                file.write(json.dumps(asdict(planned)) + "\n")
+        return planned.plan, planned.key
 
-    def frames(self, key: str) -> list[ray.ObjectRef]:
+    async def frames(self, key: str) -> list[ray.ObjectRef]:
         """Where the frames of a key lie; in a list, so that Ray hands on the reference.
 
         Raises MediaError, and KeyError for a key that was never prepared.
         """
-        with self._lock:
-            if key in self._held:
-                self._held.move_to_end(key)
-                return [self._held[key][0]]
-            planned = self._planned.get(key)
-        if planned is not None:
-            media, is_image = planned.media, planned.is_image
-            self._cache.remember(key, planned.plan, media=media, is_image=is_image)
-        pixels = self._cache.frames(key)
-        reference = ray.put(pixels)
-        with self._lock:
-            if key not in self._held:
-                self._hold(key, reference, pixels.nbytes)
-        return [reference]
+        planned = self._planned.get(key)
+        if planned is None:
+            raise KeyError(f"no frames are planned under {key!r}; prepare its row")
+        return [await self._cache.get(key, lambda: self._put(planned))]
 
-    def pid(self) -> int:
+    async def turns(self) -> int:
+        """How many files' time it takes until a call that came before this one has its answer."""
+        return self._cache.turns
+
+    async def pid(self) -> int:
         """Of the media process."""
         return os.getpid()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End the readers."""
         self._cache.close()
+        self._reader.close()
 
-    def _hold(self, key: str, reference: ray.ObjectRef, size: int) -> None:
-        self._held[key] = (reference, size)
-        self._held_bytes += size
-        while self._held_bytes > self._room and len(self._held) > 1:
-            _, (_, dropped) = self._held.popitem(last=False)
-            self._held_bytes -= dropped
+    def _put(self, planned: Planned) -> Kept[ray.ObjectRef]:
+        pixels = self._reader.read(planned)
+        return Kept(ray.put(pixels), pixels.nbytes)
 
 
 @dataclass(frozen=True)
 class Media:
-    """A handle that may be sent anywhere; every call waits at most `seconds`.
+    """A handle that may be sent anywhere. `seconds` is the limit for one file.
 
-    Raises TimeoutError naming the media actor, and what `MediaCache` raises.
+    A call waits that long, and where files are queued before its own, as long again for each turn.
+    Raises TimeoutError naming the media actor, and what `MediaReader` raises.
     """
 
     actor: Any
     seconds: float
+    alive_seconds: float = ALIVE_SECONDS
 
     def prepare(self, row: Row, *, training: bool) -> tuple[FramePlan, str]:
         """The plan of a row and the key of its frames. Raises MediaError."""
-        return self._answer(self.actor.prepare.remote(row, training=training), row.media)
+        return self._in_turn(self.actor.prepare.remote(row, training=training), row.media)
 
     def decode(self, key: str) -> None:
         """Have the frames of a key decoded; they stay with the actor. Raises MediaError."""
-        self._answer(self.actor.frames.remote(key), key)
+        self._in_turn(self.actor.frames.remote(key), key)
 
     def frames(self, key: str) -> np.ndarray:
         """The frames of a key, read-only uint8 [F, H, W, 3]; they are mapped where they are local.
@@ -125,9 +116,9 @@ class Media:
         """
         lost: ObjectLostError | None = None
         for _ in range(2):
-            [reference] = self._answer(self.actor.frames.remote(key), key)
+            [reference] = self._in_turn(self.actor.frames.remote(key), key)
             try:
-                return self._answer(reference, key)
+                return answer_of(reference, self.seconds, who="media", what=key)
             except ObjectLostError as error:
                 lost = error
         raise TimeoutError(f"media: frames {key} were lost twice while they were read") from lost
@@ -141,26 +132,32 @@ class Media:
         finally:
             ray.kill(self.actor)
 
-    def _answer(self, reference: Any, what: str) -> Any:
-        return answer_of(reference, self.seconds, who="media", what=what)
+    def _in_turn(self, reference: Any, what: str) -> Any:
+        """The answer of a call, when those before it have theirs."""
+        ready, _ = ray.wait([reference], timeout=self.seconds)
+        if ready:
+            return answer_of(reference, self.seconds, who="media", what=what)
+        asked = self.actor.turns.remote()
+        turns = answer_of(asked, self.alive_seconds, who="media", what="how long is your queue?")
+        what = f"{what}, in a queue of {turns} turns"
+        return answer_of(reference, turns * self.seconds, who="media", what=what)
 
 
-def start_media(
-    root: Path, frames: Frames, *, folder: Path, seconds: float, readers: int = 1
-) -> Media:
+def readers_here() -> int:
+    """One for two of this machine's cores: the others are for those who wait for the frames."""
+    return max(1, min(MOST_READERS, len(os.sched_getaffinity(0)) // 2))
+
+
+def start_media(root: Path, frames: Frames, *, folder: Path) -> Media:
     """Start the media actor for files below `root`; its journal lies in the run's `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     actor = (
         ray.remote(MediaActor)
         .options(num_cpus=0, max_restarts=-1, max_task_retries=2, max_concurrency=CALLS)
-        .remote(
-            str(root.absolute()),
-            frames,
-            str(folder.absolute() / "media-plans.jsonl"),
-            readers=readers,
-        )
+        .remote(str(root.absolute()), frames, str(folder.absolute() / "media-plans.jsonl"))
     )
-    return Media(actor, seconds)
+    # A file's turn may begin with a new child, where the last file cost the old one.
+    return Media(actor, START_SECONDS + frames.decode_seconds)
 
 
 def _read(journal: Path) -> dict[str, Planned]:
@@ -169,7 +166,7 @@ def _read(journal: Path) -> dict[str, Planned]:
     planned: dict[str, Planned] = {}
     for line in journal.read_text().splitlines() if journal.exists() else ():
         entry = json.loads(line)
-        planned[entry["key"]] = Planned(entry["media"], entry["is_image"], _plan(entry["plan"]))
+        planned[entry["key"]] = Planned(**entry | {"plan": _plan(entry["plan"])})
     return planned
 
 

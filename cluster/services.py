@@ -104,10 +104,7 @@ class Services:
 
     def media(self) -> AsyncMedia:
         """The media actor."""
-        seconds = 2 * self._run.frames.decode_seconds + 60
-        handle = start_media(
-            Path(self._run.data.media), self._run.frames, folder=self._folder, seconds=seconds
-        )
+        handle = start_media(Path(self._run.data.media), self._run.frames, folder=self._folder)
         self._stack.callback(handle.close)
         return AsyncMedia(handle)
 

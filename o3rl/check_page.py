@@ -17,7 +17,7 @@ from o3rl.evidence import Entry, Shot, nearest_frame, segments, shots, strip, ti
 from o3rl.files import write_text
 from o3rl.flow import Claim, Reward, Row, Task
 from o3rl.grammar import raw_boxes, raw_claims
-from o3rl.media import MediaCache
+from o3rl.media import MediaReader
 from o3rl.rendering import data_url, environment, jpeg, policy
 from o3rl.stats import ALL, SERIES
 
@@ -27,17 +27,17 @@ MAX_TEXT = 8_000  # characters of a question, an answer or a reasoning that are 
 MAX_LISTED = 40  # lines of a table of reasons or sources
 
 
-def sampled(rows: Iterable[Row], cache: MediaCache) -> Iterator[Entry]:
+def sampled(rows: Iterable[Row], reader: MediaReader) -> Iterator[Entry]:
     """Rows with their frames as in training; one whose media cannot be read is left out."""
     for row in rows:
         try:
-            plan, key = cache.prepare(row, training=True)
-            frames = cache.frames(key)
+            planned = reader.plan(row, training=True)
+            frames = reader.read(planned)
         except MediaError as error:
             log.warning("row %s is not shown: %s", row.id, error)
             continue
         reward = Reward({}, 0.0, tuple(_claims(row)))
-        yield Entry(row, plan, frames, _thought(row), reward, row.source or "no source")
+        yield Entry(row, planned.plan, frames, _thought(row), reward, row.source or "no source")
 
 
 def write_check_page(path: Path, check: Check, entries: Sequence[Entry]) -> None:

@@ -1,13 +1,12 @@
-"""Frames of rows by content key: planned, decoded once, kept while there is room.
+"""Rows to frames: what a row needs is planned under a content key, and read by it.
 
-`MediaCache` may be used by many threads. Laws: no lock is held while a file is read; a key that one
-thread decodes is waited for by the others, no longer than its decoding may take; a key is the same
-on every machine that has the same files, and frames that were dropped are decoded again by it.
+Laws: a key is the same on every machine that has the same files, and names the same frames for
+ever: a file that became another since it was planned is refused. Files are read in child processes
+(`o3rl.decode`); frames are kept elsewhere (`o3rl.frame_cache`).
 """
 
 import hashlib
 import logging
-import queue
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -29,19 +28,23 @@ PROBES_KEPT = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """How to make the frames of a key."""
+class Planned:
+    """What the frames under a key are made from.
 
-    path: Path
-    plan: FramePlan
-    images: tuple[Path | None, ...]
+    >>> Planned("5f0c…", "videos/a.mp4", False, FramePlan((0, 15), (0.0, 0.5), (280, 196), 1.0))
+    """
+
+    key: str
+    media: str  # path below the media root
     is_image: bool
+    plan: FramePlan
 
 
-class MediaCache:
-    """Plans rows and holds their frames, at most `frames.cache_mib` of them.
+class MediaReader:
+    """Plans rows and reads planned frames, for at most `readers` threads at the same time.
 
-    `readers` child processes decode at the same time. `close` ends them.
+    Each of them has a child process, for which `frames.decode_seconds` is the limit; `close` ends
+    these.
     """
 
     def __init__(self, root: Path, frames: Frames, *, readers: int = 1):
@@ -49,24 +52,15 @@ class MediaCache:
             raise ValueError(f"readers is {readers}; it must be 1 or more")
         self._root = root
         self._frames = frames
-        self._room = frames.cache_mib * 2**20
         self._decoders = [Decoder(frames.decode_seconds) for _ in range(readers)]
-        self._idle: queue.Queue[Decoder] = queue.Queue()
-        for decoder in self._decoders:
-            self._idle.put(decoder)
-        self._changed = threading.Condition()
-        # All below are guarded by `_changed`.
-        self._recipes: dict[str, Recipe] = {}
-        self._held: OrderedDict[str, np.ndarray] = OrderedDict()
-        self._held_bytes = 0
-        self._being_decoded: set[str] = set()
-        self._probes: OrderedDict[str, VideoInfo | tuple[int, int]] = OrderedDict()
-        self._waiting = 0
+        self._idle = self._decoders.copy()  # its append and pop need no lock
+        self._lock = threading.Lock()
+        self._probes: OrderedDict[str, VideoInfo | tuple[int, int]] = OrderedDict()  # by the lock
 
-    def prepare(self, row: Row, *, training: bool) -> tuple[FramePlan, str]:
-        """The plan of a row and the key of its frames; nothing is decoded yet.
+    def plan(self, row: Row, *, training: bool) -> Planned:
+        """Which frames a row needs; nothing is decoded yet.
 
-        In training the annotated key frames are among the frames. Raises MediaError.
+        In training the annotated key frames are among them. Raises MediaError.
         """
         path = inside(self._root, row.media)
         identity = self._identity(path, row.media)
@@ -77,43 +71,25 @@ class MediaCache:
         except ValueError as error:  # a size that no plan can have
             log.info("%s: %s", path, error)
             raise MediaError(path, "impossible size") from error
-        return plan, self._remember(row.media, row.task is Task.VISUAL, plan, identity)
+        is_image = row.task is Task.VISUAL
+        return Planned(self._key(plan, identity, is_image=is_image), row.media, is_image, plan)
 
-    def remember(self, key: str, plan: FramePlan, *, media: str, is_image: bool) -> None:
-        """Make `frames(key)` possible where another cache prepared a row with this plan.
+    def read(self, planned: Planned) -> np.ndarray:
+        """The frames, read-only uint8 [F, height, width, 3].
 
-        Raises MediaError if the files here are others than those that the key was made from.
+        Raises MediaError, also if the files are others than those that were planned.
         """
-        with self._changed:
-            if key in self._recipes:
-                return
-        identity = self._identity(inside(self._root, media), media)
-        if self._remember(media, is_image, plan, identity) != key:
-            raise MediaError(media, "differs from the file that was planned")
-
-    def frames(self, key: str) -> np.ndarray:
-        """The frames of a prepared key, read-only uint8 [F, height, width, 3].
-
-        Raises MediaError, and KeyError for a key that was never prepared or remembered here.
-        """
-        with self._changed:
-            if key not in self._recipes:
-                raise KeyError(f"no frames are planned under {key!r}; prepare or remember its row")
-            recipe = self._recipes[key]
-            self._wait_for(key, recipe)
-            if key in self._held:
-                self._held.move_to_end(key)
-                return self._held[key]
-            self._being_decoded.add(key)
-        try:
-            pixels = self._decode(recipe)
-            with self._changed:
-                self._hold(key, pixels)
-            return pixels
-        finally:
-            with self._changed:
-                self._being_decoded.discard(key)
-                self._changed.notify_all()
+        path = inside(self._root, planned.media)
+        identity = self._identity(path, planned.media)
+        if self._key(planned.plan, identity, is_image=planned.is_image) != planned.key:
+            raise MediaError(planned.media, "differs from the file that was planned")
+        with self._decoder() as decoder:
+            if planned.is_image:
+                pixels = decoder.decode_image(path, planned.plan)
+            else:
+                pixels = decoder.decode(path, planned.plan, images=self._images(planned.plan))
+        pixels.setflags(write=False)
+        return pixels
 
     def close(self) -> None:
         """End the child processes."""
@@ -146,34 +122,33 @@ class MediaCache:
         self, identity: str, path: Path, probe: Callable[[Decoder], VideoInfo | tuple[int, int]]
     ) -> VideoInfo | tuple[int, int]:
         kept = f"{identity} {path}"
-        with self._changed:
+        with self._lock:
             if kept in self._probes:
                 self._probes.move_to_end(kept)
                 return self._probes[kept]
-        with self._decoder(path) as decoder:
+        with self._decoder() as decoder:
             info = probe(decoder)
-        with self._changed:
+        with self._lock:
             self._probes[kept] = info
             while len(self._probes) > PROBES_KEPT:
                 self._probes.popitem(last=False)
         return info
 
-    def _remember(self, media: str, is_image: bool, plan: FramePlan, identity: str) -> str:
-        """Keep the recipe of a plan; its key."""
-        images = tuple(
-            inside(self._root, image) if image is not None else None for image in plan.images_F
+    def _images(self, plan: FramePlan) -> tuple[Path | None, ...]:
+        return tuple(
+            inside(self._root, name) if name is not None else None for name in plan.images_F
         )
+
+    def _key(self, plan: FramePlan, identity: str, *, is_image: bool) -> str:
+        """32 hexadecimal digits of the content, the plan and the images of a row."""
         parts = [identity, repr(sorted(asdict(plan).items())), str(is_image)]
         parts += [
             self._identity(path, name or "")
-            for path, name in zip(images, plan.images_F, strict=True)
+            for path, name in zip(self._images(plan), plan.images_F, strict=True)
             if path is not None
         ]
-        key = hashlib.blake2b("\n".join(parts).encode("utf-8", "surrogatepass"), digest_size=16)
-        path = inside(self._root, media)
-        with self._changed:
-            self._recipes[key.hexdigest()] = Recipe(path, plan, images, is_image)
-        return key.hexdigest()
+        text = "\n".join(parts).encode("utf-8", "surrogatepass")
+        return hashlib.blake2b(text, digest_size=16).hexdigest()
 
     def _identity(self, path: Path, name: str) -> str:
         """A digest of a file's name below the root, size and samples of its content."""
@@ -188,52 +163,14 @@ class MediaCache:
             raise MediaError(path, "cannot be opened") from error
         return found.hexdigest()
 
-    def _decode(self, recipe: Recipe) -> np.ndarray:
-        with self._decoder(recipe.path) as decoder:
-            if recipe.is_image:
-                pixels = decoder.decode_image(recipe.path, recipe.plan)
-            else:
-                pixels = decoder.decode(recipe.path, recipe.plan, images=recipe.images)
-        pixels.setflags(write=False)
-        return pixels
-
     @contextmanager
-    def _decoder(self, path: Path) -> Iterator[Decoder]:
-        """An idle reader; those before us in the queue take at most their limit each."""
-        with self._changed:
-            self._waiting += 1
-            patience = self._patience()
-        try:
-            decoder = self._idle.get(timeout=patience)
-        except queue.Empty:
-            raise MediaError(path, "no reader was free in time") from None
-        finally:
-            with self._changed:
-                self._waiting -= 1
+    def _decoder(self) -> Iterator[Decoder]:
+        assert self._idle, f"more threads than the {len(self._decoders)} readers"
+        decoder = self._idle.pop()
         try:
             yield decoder
         finally:
-            self._idle.put(decoder)
-
-    def _patience(self) -> float:
-        """Seconds in which every file waited for has been read or given up."""
-        turns = 2 + self._waiting // len(self._decoders)
-        return turns * (self._frames.decode_seconds + 10)
-
-    def _wait_for(self, key: str, recipe: Recipe) -> None:
-        """Until no other thread decodes `key`."""
-        limit = self._patience() + self._frames.decode_seconds
-        if not self._changed.wait_for(lambda: key not in self._being_decoded, timeout=limit):
-            raise MediaError(recipe.path, "another thread's decoding did not end in time")
-
-    def _hold(self, key: str, pixels: np.ndarray) -> None:
-        if pixels.nbytes > self._room:
-            return
-        self._held[key] = pixels
-        self._held_bytes += pixels.nbytes
-        while self._held_bytes > self._room:
-            _, dropped = self._held.popitem(last=False)
-            self._held_bytes -= dropped.nbytes
+            self._idle.append(decoder)
 
 
 def digest(array: np.ndarray) -> str:

@@ -74,6 +74,7 @@ class Frames:
     max_frames: int = 16
     pixels: int = 128 * 28 * 28  # floor of a frame's area; the ceiling is 5 % above
     factor: int = 28  # sides are multiples of it
+    readers: int = 0  # processes that decode at the same time; 0: one for two cores, at most 8
     decode_seconds: float = 60.0  # limit per video, after which its reader is killed
     cache_mib: int = 512
 
@@ -98,6 +99,7 @@ class Frames:
             self.pixels,
             f"at least one patch of {self.factor}² px",
         )
+        require(self.readers >= 0, "frames.readers", self.readers, "0 (by the machine) or more")
         require(self.decode_seconds > 0, "frames.decode_seconds", self.decode_seconds, "> 0")
         require(self.cache_mib > 0, "frames.cache_mib", self.cache_mib, "more than 0")
 

@@ -114,6 +114,7 @@ RANGES = {
     "frames.fps=0": ("frames.fps is 0", "more than 0"),
     "frames.min_frames=18": ("frames.min_frames is 18", "frames.max_frames (16)"),
     "frames.max_frames=5": ("frames.max_frames is (4, 5)", "even"),
+    "frames.readers=-1": ("frames.readers is -1", "0 (by the machine) or more"),
     "frames.pixels=100": ("frames.pixels is 100", "28² px"),
     "sampling.group_size=1": ("sampling.group_size is 1", "at least 2"),
     "sampling.top_p=0": ("sampling.top_p is 0", "(0, 1]"),

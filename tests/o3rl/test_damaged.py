@@ -12,7 +12,7 @@ from o3rl.config import Frames
 from o3rl.decode import MediaError
 from o3rl.flow import Failure, Row, Task, Truth
 from o3rl.ledger import SKIPPED, Ledger
-from o3rl.media import MediaCache
+from o3rl.media import MediaReader
 from o3rl.order import RowOrder
 from o3rl.probing import Medium, probe_all
 from o3rl.stgr import import_file
@@ -111,16 +111,16 @@ def test_an_epoch_with_forty_damaged_videos_ends_with_each_in_the_ledger(forty):
     root, kinds = forty
     names = ["a.mp4", *kinds, "b.mp4"]
     rows = [Row(name, Task.FREE_FORM, "", "What?", name, Truth("a")) for name in names]
-    cache = MediaCache(root, Frames(pixels=28 * 28, decode_seconds=20, cache_mib=1))
+    reader = MediaReader(root, Frames(pixels=28 * 28, decode_seconds=20))
 
     class Media:
         async def prepare(self, row: Row, *, training: bool):
             try:
-                plan, key = cache.prepare(row, training=training)
-                cache.frames(key)
+                planned = reader.plan(row, training=training)
+                reader.read(planned)
             except MediaError as error:
                 return Failure(-1, -1, error.reason)
-            return plan, key
+            return planned.plan, planned.key
 
     async def epoch():
         order = RowOrder([row.task for row in rows], 0)
@@ -132,7 +132,7 @@ def test_an_epoch_with_forty_damaged_videos_ends_with_each_in_the_ledger(forty):
     try:
         asyncio.run(epoch())
     finally:
-        cache.close()
+        reader.close()
     entries = [entry for entry in ledger.entries() if entry.epoch == 0]
     assert sorted(entry.row for entry in entries) == sorted(names)
     skipped = {entry.row: entry.reason for entry in entries if entry.outcome == SKIPPED}
