@@ -46,6 +46,18 @@ KILL_SECONDS = 10.0
 CLOSE_SECONDS = 3.0  # that vLLM has to tidy up; its processes hold nothing worth waiting for
 
 
+class Llm(AsyncLLM):
+    """Is ended once: `__del__` would do so again at exit, when the modules it needs are gone."""
+
+    ended = False
+
+    def shutdown(self, timeout: float | None = None) -> None:
+        """End the engine process, the first time."""
+        if not self.ended:
+            self.ended = True
+            super().shutdown(timeout)
+
+
 class Engine:
     """One vLLM engine in a process of its own."""
 
@@ -54,7 +66,7 @@ class Engine:
         self.sampling, self.rollouts, self.model = sampling, rollouts, model
         self.version: Version | None = None  # None: no weights were loaded or adopted yet
         with engine_environment(rollouts):
-            self._llm = AsyncLLM.from_vllm_config(engine_config(model, rollouts=rollouts))
+            self._llm = Llm.from_vllm_config(engine_config(model, rollouts=rollouts))
         manager = self._llm.engine_core.resources.engine_manager
         assert isinstance(manager, CoreEngineProcManager)
         self._processes = Processes()

@@ -136,7 +136,8 @@ def _track(config: Run, report: dict[str, Any]) -> None:
         for mode in MODES
         for name, _ in SHOWN
     }
-    with tracked(config, folder / "evaluation", stage="evaluation") as tracker:
+    data = {"data.validation": config.data.validation}
+    with tracked(config, folder / "evaluation", stage="evaluation", data=data) as tracker:
         tracker.log({name: number for name, number in found.items() if number is not None}, step=0)
         for name in ("report.json", "curves.png", "index.html"):
             tracker.artifact(folder / name, "")

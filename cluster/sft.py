@@ -53,7 +53,11 @@ async def sft(config: Run) -> Trained:
     planned = int(config.sft.epochs * order.per_epoch)
     steps = config.sft.steps or max(1, planned // config.sft.batch)
     tokens = samples = 0
-    with tracked(config, folder, stage="sft") as tracker, bar("cold start", steps) as show:
+    data = {"sft.rows": config.sft.rows}
+    with (
+        tracked(config, folder, stage="sft", data=data) as tracker,
+        bar("cold start", steps) as show,
+    ):
         async with services(config, folder) as start:
             media = start.media()
             optimisation = Optimisation.of_sft(config.sft, batches=steps)

@@ -1,21 +1,26 @@
 """A stage's tracker: made from the configuration, closed with how the stage ended."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 from o3rl.config import Run, as_yaml
 from o3rl.files import write_text
+from o3rl.store import fingerprint
 from o3rl.tracking import MlflowTracker
 
 
 @contextmanager
-def tracked(run: Run, folder: Path, *, stage: str) -> Iterator[MlflowTracker]:
+def tracked(
+    run: Run, folder: Path, *, stage: str, data: Mapping[str, str]
+) -> Iterator[MlflowTracker]:
     """The tracker of one stage, whose own files lie in `folder`; config.yaml is written there.
 
-    All stages of a run share one MLflow database, by default `mlflow.db` in the run's folder.
+    All stages of a run share one MLflow database, by default `mlflow.db` in the run's folder. The
+    digests of the data sets in `data` (folders by their keys in the configuration) are parameters:
+    `data.train` gives `data.train_digest`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "config.yaml", as_yaml(run))
@@ -29,7 +34,8 @@ def tracked(run: Run, folder: Path, *, stage: str) -> Iterator[MlflowTracker]:
     )
     status = "FAILED"
     try:
-        tracker.params(asdict(run))
+        digests = {f"{key}_digest": fingerprint(rows) for key, rows in data.items()}
+        tracker.params(asdict(run) | digests)
         tracker.artifact(folder / "config.yaml", "")
         yield tracker
         status = "FINISHED"

@@ -80,7 +80,13 @@ async def train(config: Run, *, resume: bool = False) -> Trained:
     checkpoint = _checkpoint(folder / "checkpoints") if resume else None
     state = _state(folder, checkpoint)
     tally = Tally()
-    with tracked(config, folder, stage="rl") as tracker, bar("training", steps) as show:
+    data = {"data.train": config.data.train}
+    if validated:
+        data["data.validation"] = config.data.validation
+    with (
+        tracked(config, folder, stage="rl", data=data) as tracker,
+        bar("training", steps) as show,
+    ):
         async with services(config, folder) as start:
             parts = await _start(
                 config, start, rows, order=order, steps=steps, checkpoint=checkpoint, state=state

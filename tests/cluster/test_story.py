@@ -14,6 +14,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from o3rl.store import fingerprint
+
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 SMALL = (
@@ -151,6 +153,8 @@ def test_mlflow_holds_both_stages(demo):
     assert all(run.info.status == "FINISHED" for run in runs.values())
     rl = runs["rl"]
     assert rl.data.params["learning.objective"] == "gspo"
+    assert rl.data.params["data.train_digest"] == fingerprint(demo / "rows" / "rl")
+    assert rl.data.params["data.validation_digest"] == fingerprint(demo / "rows" / "held-out")
     assert len(client.get_metric_history(rl.info.run_id, "reward/total")) == 2
     assert "sft/loss" in runs["sft"].data.metrics
 
