@@ -17,7 +17,7 @@ from cluster.configs import load_named, start_of_sft
 from cluster.train import Trained
 from o3rl.config import Run
 from o3rl.flow import Failure, Prompt, Row
-from o3rl.order import RowOrder, order_of
+from o3rl.order import RowOrder, order_of, steps_of
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +50,8 @@ async def sft(config: Run) -> Trained:
     rows = read_rows(config.sft.rows, limit=config.data.max_rows)
     _require_reasoning(rows, config.sft.rows)
     order = order_of(rows, config.seed, task_weights=config.sft.task_weights)
-    planned = int(config.sft.epochs * order.per_epoch)
-    steps = config.sft.steps or max(1, planned // config.sft.batch)
+    settings = config.sft
+    steps = steps_of(order, epochs=settings.epochs, size=settings.batch, steps=settings.steps)
     tokens = samples = 0
     data = {"sft.rows": config.sft.rows}
     with (

@@ -65,7 +65,7 @@ async def train(config: Run, *, resume: bool = False) -> Trained:
     from cluster.progress import bar
     from cluster.services import services
     from cluster.tracked import tracked
-    from o3rl.order import order_of
+    from o3rl.order import order_of, steps_of
     from o3rl.store import read_rows
     from rewards.custom import load_custom
 
@@ -74,8 +74,8 @@ async def train(config: Run, *, resume: bool = False) -> Trained:
     folder = Path(config.folder) / "rl"
     rows = read_rows(config.data.train, limit=config.data.max_rows)
     order = order_of(rows, config.seed, task_weights=config.data.task_weights)
-    planned = int(config.loop.epochs * order.per_epoch)
-    steps = config.loop.steps or max(1, planned // config.loop.groups)
+    settings = config.loop
+    steps = steps_of(order, epochs=settings.epochs, size=settings.groups, steps=settings.steps)
     validated = read_rows(config.data.validation) if _validates(config) else []
     checkpoint = _checkpoint(folder / "checkpoints") if resume else None
     state = _state(folder, checkpoint)

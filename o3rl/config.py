@@ -6,7 +6,7 @@ rule, in a second and on a laptop: this module imports neither torch, Ray, vLLM 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from o3rl.choices import Objective, OldLogprobs, Profile, PromptStyle, Schedule, Spanning
+from o3rl.requirements import all_right, noted, require
 from o3rl.sections import (
     WAIVABLE,
     Cluster,
@@ -29,7 +30,6 @@ from o3rl.sections import (
     Sampling,
     Sft,
     Tracking,
-    require,
 )
 
 __all__ = [
@@ -56,6 +56,7 @@ __all__ = [
     "as_yaml",
     "check_combinations",
     "cpus_needed",
+    "examine",
     "load",
     "require",
 ]
@@ -87,7 +88,8 @@ class Run:
         require(bool(self.folder), "folder", self.folder, "a folder")
         require(0 <= self.seed < 2**32, "seed", self.seed, "in [0, 2³²)")
         _check_finite(asdict(self))
-        check_combinations(self)
+        if all_right():  # combinations are of values that are right by themselves
+            check_combinations(self)
 
 
 def check_combinations(run: Run) -> None:
@@ -171,24 +173,70 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Run:
     Raises ValueError with the file, the key, the value and the rule; FileNotFoundError if `path` is
     not there.
     """
+    layers = [layer for _, layer in _layers(path, overrides)]
     try:
-        layers: list[Any] = [OmegaConf.structured(Run)]
-        if path is not None:
-            layers.append(_from_file(Path(path)))
-        layers += [_from_override(item) for item in overrides]
-        run = OmegaConf.to_object(OmegaConf.merge(*layers))
+        run = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Run), *layers))
     except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None) or "configuration"
-        said = [item for item in overrides if f"{item.split('=')[0]}.".startswith(f"{key}.")]
-        where = f"override {said[-1]!r}" if said else path or "the command line"
-        raise ValueError(f"{where}: {key}: {str(error).splitlines()[0]}") from error
+        raise ValueError(_in_words(error, path, overrides)) from error
     assert isinstance(run, Run)
     return run
+
+
+def examine(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Run | None, tuple[str, ...]]:
+    """The run, None where it cannot be made, and all that is wrong: what `load` would raise first,
+    what it would raise when that is mended, and so on.
+
+    Raises ValueError where YAML or an override cannot be read at all, FileNotFoundError as `load`.
+    """
+    problems: list[str] = []
+    right: list[Any] = [OmegaConf.structured(Run)]
+    for where, layer in _layers(path, overrides):
+        for leaf in _leaves(OmegaConf.to_container(layer, resolve=False)):
+            try:
+                OmegaConf.merge(right[0], leaf)
+            except OmegaConfBaseException as error:
+                problems.append(_in_words(error, where, ()))
+            else:
+                right.append(leaf)
+    try:
+        with noted() as wrong:
+            run = OmegaConf.to_object(OmegaConf.merge(*right))
+    except OmegaConfBaseException as error:  # an interpolation of what is not there
+        return None, (*problems, _in_words(error, path, overrides))
+    assert isinstance(run, Run)
+    problems += wrong
+    return (None if problems else run), tuple(problems)
 
 
 def as_yaml(run: Run) -> str:
     """The whole configuration, defaults included, as YAML that `load` reads back."""
     return OmegaConf.to_yaml(OmegaConf.create(asdict(run)))
+
+
+def _layers(path: str | Path | None, overrides: Sequence[str]) -> list[tuple[str, DictConfig]]:
+    """The file and each override, and where it is from."""
+    try:
+        layers = [] if path is None else [(str(path), _from_file(Path(path)))]
+        return layers + [(f"override {item!r}", _from_override(item)) for item in overrides]
+    except OmegaConfBaseException as error:  # an interpolation that is none
+        raise ValueError(_in_words(error, path, overrides)) from error
+
+
+def _leaves(values: Any) -> Iterator[dict[str, Any]]:
+    """The values one by one, each under its keys."""
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from ({key: inner} for inner in _leaves(value))
+        else:
+            yield {key: value}
+
+
+def _in_words(error: Exception, where: str | Path | None, overrides: Sequence[str]) -> str:
+    """Where, which key, what: in one line."""
+    key = getattr(error, "full_key", None) or "configuration"
+    said = [item for item in overrides if f"{item.split('=')[0]}.".startswith(f"{key}.")]
+    where = f"override {said[-1]!r}" if said else where or "the command line"
+    return f"{where}: {key}: {str(error).splitlines()[0]}"
 
 
 def _from_file(path: Path) -> DictConfig:

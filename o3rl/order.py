@@ -21,6 +21,11 @@ def order_of(rows: Sequence[Row], seed: int, *, task_weights: Mapping[str, float
     return RowOrder([row.task for row in rows], seed, weights=weights)
 
 
+def steps_of(order: "RowOrder", *, epochs: int, size: int, steps: int) -> int:
+    """Batches of `size` rows in a run: `steps`, or if that is 0 what the epochs give, 1 or more."""
+    return steps or max(1, int(epochs * order.per_epoch) // size)
+
+
 class RowOrder:
     """Row indices, epoch after epoch. `tasks` holds the task of each row.
 

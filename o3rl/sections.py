@@ -10,12 +10,7 @@ from dataclasses import dataclass, field
 
 from o3rl.choices import Objective, OldLogprobs, Profile, PromptStyle, Schedule, Spanning
 from o3rl.flow import PARTS, Task
-
-
-def require(ok: bool, name: str, value: object, rule: str) -> None:
-    """Raise ValueError with name, value and rule unless `ok`."""
-    if not ok:
-        raise ValueError(f"{name} is {value!r}; it must be {rule}")
+from o3rl.requirements import require
 
 
 def require_task_weights(weights: Mapping[str, float], name: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from o3rl.config import Objective, OldLogprobs, Profile, Run, as_yaml, load
+from o3rl.config import Objective, OldLogprobs, Profile, Run, as_yaml, examine, load
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
@@ -240,3 +240,45 @@ def test_the_published_recipes():
     for run in (ours, released):
         assert (run.learning.rate, run.learning.zero, run.sampling.max_tokens) == (1e-6, 3, 768)
         assert run.loop.groups // run.learning.mini_batches >= run.learning.ranks
+
+
+EVERYTHING = {
+    "loop.stpes=3": "override 'loop.stpes=3': loop.stpes: Key 'stpes' not in 'Loop'",
+    "learning.rate=fast": "override 'learning.rate=fast': learning.rate: Value 'fast'",
+    "frames.fps=-1": "frames.fps is -1.0; it must be more than 0",
+    "rewards.weights.foo=2": "rewards.weights.foo is 2.0; it must be the weight of one of",
+    "learning.mini_batches=0": "learning.mini_batches is 0; it must be 1 or more",
+    "sft.batch=0": "sft.batch is 0; it must be 1 or more",
+}
+
+
+def test_all_that_is_wrong_is_told_at_once(tmp_path):
+    (tmp_path / "a.yaml").write_text("loop:\n  steps: many\n  groups: 0\n")
+    run, problems = examine(tmp_path / "a.yaml", list(EVERYTHING))
+    assert run is None
+    said = [
+        f"{tmp_path / 'a.yaml'}: loop.steps: Value 'many'",
+        *EVERYTHING.values(),
+        "loop.groups is 0; it must be 1 or more",
+    ]
+    missing = [part for part in said if not any(each.startswith(part) for each in problems)]
+    assert missing == []
+    assert len(problems) == len(said)
+
+
+def test_combinations_are_looked_at_together_when_each_value_is_right(tmp_path):
+    (tmp_path / "a.yaml").write_text("learning:\n  clip_high: 0.5\n")
+    run, problems = examine(tmp_path / "a.yaml", ["loop.min_group=9", "loop.groups=62"])
+    assert run is None
+    assert [problem.split(" is ")[0] for problem in problems] == [
+        "loop.groups",
+        "learning.clip_high",
+        "loop.min_group",
+    ]
+    with pytest.raises(ValueError, match=r"^loop\.groups is 62"):  # and `load` still raises
+        load(tmp_path / "a.yaml", ["loop.groups=62"])
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_with_nothing_wrong_it_is_the_run_that_load_gives(path):
+    assert examine(path, ["seed=3"]) == (load(path, ["seed=3"]), ())

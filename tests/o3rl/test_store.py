@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -6,7 +8,7 @@ from hypothesis import strategies as st
 
 from o3rl import store
 from o3rl.flow import KeyFrame, Row, Task, Truth
-from o3rl.store import fingerprint, read_rows, write_rows
+from o3rl.store import fingerprint, read_rows, read_tasks, write_rows
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 number = st.floats(allow_nan=False, allow_infinity=False)
@@ -122,6 +124,15 @@ def test_clear_errors(tmp_path):
     pq.write_table(pa.table({"a": [1]}), folder / "part-00000.parquet")
     with pytest.raises(ValueError, match="schema version none"):
         read_rows(tmp_path)
+
+
+def test_tasks_are_those_of_the_rows(tmp_path):
+    rows = [replace(plain(i), task=Task.MCQ if i % 3 else Task.VISUAL) for i in range(7)]
+    write_rows(rows, tmp_path)
+    for limit in (0, 2, 4, 9):
+        expected = [row.task for row in read_rows(tmp_path, limit=limit)]
+        assert read_tasks(tmp_path, limit=limit) == expected
+    assert expected == [row.task for row in rows]
 
 
 def test_fingerprint_tells_data_sets_apart(tmp_path):
