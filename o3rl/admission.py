@@ -1,9 +1,9 @@
 """Turns rows into prompts: in a seeded order, with frames planned, at a fixed progress p.
 
-The media of the next few rows are read ahead, so that a prompt is ready when there is room for it.
-A row whose media cannot be read is skipped, counted and entered in the ledger; the next one takes
-its place. When two epochs of rows fail one after the other, nothing is left to train on, and that
-is an error.
+The media of the next few rows are read ahead, so that a prompt is ready when there is room for it;
+prompts are handed out in the order of their rows, whichever is read first. A row whose media cannot
+be read is skipped, counted and entered in the ledger. When two epochs of rows fail one after the
+other, nothing is left to train on, and that is an error.
 """
 
 import asyncio
@@ -18,8 +18,6 @@ from o3rl.order import RowOrder
 
 logger = logging.getLogger(__name__)
 
-IN_FLIGHT = 64  # rows that may fail while good ones are still being read, where there are few rows
-
 
 class Media(Protocol):
     """Plans and decodes the frames of a row, once, where rollouts and learner can read them."""
@@ -31,7 +29,7 @@ class Media(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Open:
-    """A row that was taken, and is neither trained nor skipped nor set aside yet."""
+    """A prompt that was handed out, and is neither trained nor set aside yet."""
 
     group: int
     row: int  # index
@@ -39,8 +37,19 @@ class _Open:
     progress: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Coming:
+    """A row whose media are being read. `place` is the order's before it was taken."""
+
+    row: int  # index
+    epoch: int
+    media: "asyncio.Task[tuple[FramePlan, str] | Failure]"
+    place: dict[str, int | str]
+    opened: _Open | None = None  # it was handed out before the run was resumed
+
+
 class Admission:
-    """Admits the prompts of a run. `planned` prompts are p = 1; `ahead` are read before their turn.
+    """Admits the prompts of a run. `planned` prompts are p = 1; `ahead` rows are read early.
 
     A run that goes on from a checkpoint first admits again what was open in it: the same rows under
     the same group numbers, at the same progress.
@@ -67,41 +76,55 @@ class Admission:
         self._ledger = ledger
         self._planned = planned
         self._ahead = ahead
-        self._coming: deque[asyncio.Task[tuple[Prompt, int]]] = deque()
         self._admitted = 0
         self._incarnation = 0
         self._next_group = 0
         self._failed_in_a_row = 0
         self._open: dict[int, _Open] = {}
         self._again: deque[_Open] = deque()
+        self._coming: deque[_Coming] = deque()
+        self._turn = asyncio.Lock()
 
     async def next(self) -> Prompt:
-        """The next prompt; raises ValueError when nothing can be read any more.
-
-        Its progress is its place among the calls: it does not depend on which video is read first.
-        """
-        coming = self._coming.popleft() if self._coming else self._begin()
-        while len(self._coming) < self._ahead and (self._again or self._admitted < self._planned):
-            self._coming.append(self._begin())
-        prompt, epoch = await coming
-        self._ledger.admit(prompt, epoch=epoch)
-        return prompt
-
-    async def close(self) -> None:
-        """End what is read ahead."""
-        for coming in self._coming:
-            coming.cancel()
-        await asyncio.gather(*self._coming, return_exceptions=True)
-        self._coming.clear()
+        """The next prompt; raises ValueError when nothing can be read any more."""
+        async with self._turn:
+            reason = ""
+            while self._failed_in_a_row < 2 * len(self._rows):
+                self._read_ahead()
+                coming = self._coming[0]
+                prepared = await coming.media
+                self._coming.popleft()
+                if not isinstance(prepared, Failure):
+                    self._failed_in_a_row = 0
+                    return self._handed_out(coming, *prepared)
+                reason = prepared.reason
+                self._failed_in_a_row += 1
+                self._skip(coming, reason)
+        raise ValueError(
+            f"none of the media of {len(self._rows)} rows can be read; the last: {reason}; is "
+            "data.media the folder that the rows' paths start from?"
+        )
 
     def settle(self, prompt: Prompt) -> None:
         """A prompt was trained or set aside: it is not admitted again."""
         del self._open[prompt.group]
 
+    async def close(self) -> None:
+        """End what is read ahead; those rows are not taken."""
+        for coming in self._coming:
+            coming.media.cancel()
+        await asyncio.gather(*(c.media for c in self._coming), return_exceptions=True)
+        if self._coming:
+            self._order.restore(self._coming[0].place)
+            again = [coming.opened for coming in self._coming if coming.opened]
+            self._again.extendleft(reversed(again))
+            self._coming.clear()
+        self._turn = asyncio.Lock()  # of no event loop yet
+
     def state(self) -> dict[str, Any]:
-        """Plain values from which `restore` goes on."""
+        """Plain values from which `restore` goes on; rows that are read ahead are not taken."""
         return {
-            "order": self._order.state(),
+            "order": self._coming[0].place if self._coming else self._order.state(),
             "admitted": self._admitted,
             "incarnation": self._incarnation,
             "next_group": self._next_group,
@@ -120,45 +143,45 @@ class Admission:
         self._again = deque(self._open.values())
         self._ledger.reopen(self._open)
 
-    def _begin(self) -> "asyncio.Task[tuple[Prompt, int]]":
-        """Take the next place, and read its media."""
-        opened = self._again.popleft() if self._again else self._take(self._advance())
-        self._open[opened.group] = opened
-        return asyncio.create_task(self._prepared(opened))
+    def _read_ahead(self) -> None:
+        """Begin to read rows until one is coming, and `ahead` more if so many are planned."""
+        while not self._coming or (
+            len(self._coming) <= self._ahead
+            and (self._again or self._admitted + len(self._coming) < self._planned)
+        ):
+            place, epoch = self._order.state(), self._order.epoch
+            opened = self._again.popleft() if self._again else None
+            row = opened.row if opened else self._order.take(1)[0]
+            media = asyncio.create_task(self._prepare(self._rows[row]))
+            self._coming.append(_Coming(row, epoch, media, place, opened))
 
-    async def _prepared(self, opened: _Open) -> tuple[Prompt, int]:
-        """The prompt of a place and its row's epoch: of the first row that can be read."""
-        reason = ""
-        while self._failed_in_a_row < 2 * len(self._rows) + IN_FLIGHT:
-            row = self._rows[opened.row]
-            prepared = await self._media.prepare(row, training=True)
-            if not isinstance(prepared, Failure):
-                self._failed_in_a_row = 0
-                plan, key = prepared
-                progress, incarnation = opened.progress, self._incarnation
-                return Prompt(opened.group, row, plan, key, progress, incarnation), opened.epoch
-            reason = prepared.reason
-            self.skipped += 1
-            self._failed_in_a_row += 1
-            self._ledger.skip(opened.group, row.id, reason, epoch=opened.epoch)
-            logger.warning("row %s is skipped: %s", row.id, reason)
-            del self._open[opened.group]
-            opened = self._take(opened.progress)
+    async def _prepare(self, row: Row) -> tuple[FramePlan, str] | Failure:
+        return await self._media.prepare(row, training=True)
+
+    def _handed_out(self, coming: _Coming, plan: FramePlan, key: str) -> Prompt:
+        """Its progress is its place among all that were handed out."""
+        opened = coming.opened
+        if opened is None:
+            progress = min(self._admitted / self._planned, 1.0)
+            opened = _Open(self._number(), coming.row, coming.epoch, progress)
+            self._admitted += 1
             self._open[opened.group] = opened
-        raise ValueError(
-            f"none of the media of {len(self._rows)} rows can be read; the last: {reason}; is "
-            "data.media the folder that the rows' paths start from?"
-        )
+        row, progress = self._rows[coming.row], opened.progress
+        prompt = Prompt(opened.group, row, plan, key, progress, self._incarnation)
+        self._ledger.admit(prompt, epoch=opened.epoch)
+        return prompt
 
-    def _advance(self) -> float:
-        """The progress of the next place."""
-        progress = min(self._admitted / self._planned, 1.0)
-        self._admitted += 1
-        return progress
+    def _skip(self, coming: _Coming, reason: str) -> None:
+        self.skipped += 1
+        row, epoch = self._rows[coming.row], coming.epoch
+        if coming.opened is None:
+            group = self._number()
+        else:
+            group, epoch = coming.opened.group, coming.opened.epoch
+            del self._open[group]
+        self._ledger.skip(group, row.id, reason, epoch=epoch)
+        logger.warning("row %s is skipped: %s", row.id, reason)
 
-    def _take(self, progress: float) -> _Open:
-        """The next row of the order, under the next group number."""
-        epoch = self._order.epoch
-        [row] = self._order.take(1)
-        group, self._next_group = self._next_group, self._next_group + 1
-        return _Open(group, row, epoch, progress)
+    def _number(self) -> int:
+        number, self._next_group = self._next_group, self._next_group + 1
+        return number
