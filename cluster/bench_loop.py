@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 from o3rl.flow import Version
-from o3rl.loop_speed import Overlap, Rate, Sleepers, StandIns, overlap, payload, rate
+from o3rl.loop_speed import WARM_STEPS, Overlap, Rate, Sleepers, StandIns, overlap, payload, rate
 
 KNEE = 0.95  # of linear
 LINEAR = (1, 8, 64)
 MOST = 4096
-BATCH = 8
+BATCH, REAL_BATCH = 8, 16
 
 
 def run(options: argparse.Namespace) -> int:
@@ -26,6 +26,8 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"--seconds is {options.seconds:g}; it must be more than 0")
     if options.rounds < 2:
         raise ValueError(f"--rounds is {options.rounds}; it must be 2 or more")
+    if options.real:
+        return _real(options)
     asleep = asyncio.run(_asleep(options.seconds, options.rounds))
     actors = [] if options.without_ray else _actors(options.seconds, options.rounds)
     overlaps = [asyncio.run(_overlap(staleness, options)) for staleness in (0, 1)]
@@ -42,6 +44,21 @@ def run(options: argparse.Namespace) -> int:
     if actors:
         console.print(_rates(f"Ray actors of {options.seconds:g} s a group", actors))
     console.print(_overlaps(overlaps))
+    return 0
+
+
+def _real(options: argparse.Namespace) -> int:
+    from cluster.bench_loop_real import real
+
+    found = real(groups=REAL_BATCH, steps=options.rounds + WARM_STEPS)
+    if options.json:
+        sys.stdout.write(json.dumps(asdict(found) | {"ratio": found.ratio}, indent=1) + "\n")
+        return 0
+    sys.stdout.write(
+        f"Apart, a batch of {REAL_BATCH} prompts takes {found.rollout_seconds:.2f} s to sample and "
+        f"{found.learn_seconds:.2f} s to learn from. Overlapped, a step takes "
+        f"{found.step_seconds:.2f} s: {found.ratio:.3f} of the longer one.\n"
+    )
     return 0
 
 

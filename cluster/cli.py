@@ -287,6 +287,17 @@ def _bench(commands) -> None:
         "--run", type=Path, help="a run's folder, for scoring's share of its steps"
     )
     rewards.add_argument("--json", action="store_true", help="JSON instead of tables")
+    loop = _command(
+        kinds,
+        "loop",
+        "cluster.bench_loop:run",
+        "what the controller costs by number of replicas, and how sampling and learning overlap",
+    )
+    loop.add_argument("--real", action="store_true", help="the tiny model, an engine and a rank")
+    loop.add_argument("--seconds", type=float, default=2.0, help="of a stand-in (default 2)")
+    loop.add_argument("--rounds", type=int, default=8, help="groups a replica, steps (default 8)")
+    loop.add_argument("--without-ray", action="store_true", help="stand-ins of one process only")
+    loop.add_argument("--json", action="store_true", help="JSON instead of tables")
     learner = _command(
         kinds,
         "learner",

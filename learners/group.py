@@ -41,6 +41,7 @@ from o3rl.source import source_digest
 from o3rl.weights import WeightSink
 
 GRACE_SECONDS = 5.0
+PID_SECONDS = 30.0
 
 
 class LearnerLost(RuntimeError):
@@ -184,6 +185,11 @@ class LearnerGroup:
     async def export(self, folder: Path) -> None:
         """Write a Hugging Face folder: model (adapters merged), tokenizer, processor."""
         await self._call("export", folder.absolute())
+
+    async def pids(self) -> list[int]:
+        """Of the ranks' processes."""
+        calls = [rank.pid.remote() for rank in self._ranks]
+        return await _all(calls, what="pid", seconds=PID_SECONDS)
 
     async def close(self) -> None:
         """End all ranks and give their room back. May be called again."""

@@ -135,8 +135,8 @@ class _Learner:
         return {}
 
 
-class _Steps:
-    """Keeps the seconds of each step."""
+class Steps:
+    """An observer that keeps the seconds of each step."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -144,13 +144,14 @@ class _Steps:
     async def stepped(
         self, step: int, version: Version, groups: Sequence[ScoredGroup], metrics: dict[str, float]
     ) -> None:
+        """One step."""
         del step, version, groups
         self.seconds.append(metrics["seconds/step"])
 
 
 def make_loop(
     sampler: StandIns, *, groups: int, steps: int, staleness: int, learn_seconds: float
-) -> tuple[Loop, _Steps]:
+) -> tuple[Loop, Steps]:
     """The real loop on stand-ins."""
     rows = [
         Row(f"row-{i}", Task.MCQ, "bench", "Which?", f"{i}.mp4", Truth("A", letter="A"))
@@ -167,7 +168,7 @@ def make_loop(
         scorers=_Scorers(),
         learner=_Learner(learn_seconds),
     )
-    watched = _Steps()
+    watched = Steps()
     loop.observe(watched)
     return loop, watched
 
