@@ -86,11 +86,11 @@ async def _measured(run: config.Run, folder: Path, *, steps: int, cores: Sequenc
         await sampler.load(Version(0, 0))
         rows, groups = read_rows(folder / "rows"), run.loop.groups
 
-        def admission(prompts: int) -> Admission:
+        def admission(prompts: int, ledger: Ledger) -> Admission:
             order = order_of(rows, SEED, task_weights={})
-            return Admission(rows, order, media, Ledger(), planned=prompts, ahead=groups)
+            return Admission(rows, order, media, ledger, planned=prompts, ahead=groups)
 
-        source = admission(groups)
+        source = admission(groups, Ledger())
         prompts = [await source.next() for _ in range(groups)]
         rollout_seconds, learn_seconds, sampled = [], [], []
         for repeat in range(REPEATS + 1):
@@ -104,10 +104,11 @@ async def _measured(run: config.Run, folder: Path, *, steps: int, cores: Sequenc
             await learner.update(batch)
             learn_seconds.append(perf_counter() - began)
 
+        ledger = Ledger()
         loop = Loop(
             run.loop,
-            admission(steps * groups),
-            Ledger(),
+            admission(steps * groups, ledger),
+            ledger,
             sampler=sampler,
             scorers=scorers,
             learner=learner,
