@@ -1,0 +1,142 @@
+"""Sizes of a policy, read from its `config.json`; no torch, so that a laptop can plan with them.
+
+What counts here is what costs memory: parameters by part, and the widths that activations have.
+Qwen2.5-VL and Qwen3-VL, whose parameters are counted exactly.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+FAMILIES = ("qwen2_5_vl", "qwen3_vl")
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """The language model; `inner` is the width inside an MLP, `head` that of one attention head."""
+
+    hidden: int
+    inner: int
+    layers: int
+    heads: int
+    key_heads: int
+    head: int
+    vocabulary: int
+
+
+@dataclass(frozen=True, slots=True)
+class Vision:
+    """The tower over patches of `patch_values` numbers, of which `merge`² make an image token.
+
+    `deep` mergers feed the first text layers (Qwen3-VL), `places` are learned positions.
+    """
+
+    hidden: int
+    inner: int
+    layers: int
+    heads: int
+    patch_size: int
+    patch_values: int
+    merge: int
+    deep: int = 0
+    places: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """A policy's sizes. `tied`: the head's weight is the embedding's.
+
+    >>> Architecture.of(json.loads(Path("model/config.json").read_text())).parameters
+    8292166656
+    """
+
+    family: str
+    text: Text
+    vision: Vision
+    tied: bool
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "Architecture":
+        """Of the values in `config.json`, of today's nested form or of the older flat one.
+
+        Raises ValueError for a family that is not known here, naming it.
+        """
+        family = config.get("model_type")
+        if family not in FAMILIES:
+            raise ValueError(f"model_type is {family!r}; it must be one of {', '.join(FAMILIES)}")
+        text, vision = config.get("text_config", config), config["vision_config"]
+        channels = vision.get("in_channels", vision.get("in_chans", 3))
+        patch = vision["patch_size"]
+        tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
+        return cls(
+            family=family,
+            text=Text(
+                hidden=text["hidden_size"],
+                inner=text["intermediate_size"],
+                layers=text["num_hidden_layers"],
+                heads=text["num_attention_heads"],
+                key_heads=text["num_key_value_heads"],
+                head=text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"],
+                vocabulary=text["vocab_size"],
+            ),
+            vision=Vision(
+                hidden=vision["hidden_size"],
+                inner=vision["intermediate_size"],
+                layers=vision["depth"],
+                heads=vision["num_heads"],
+                patch_size=patch,
+                patch_values=channels * vision.get("temporal_patch_size", 2) * patch**2,
+                merge=vision.get("spatial_merge_size", 2),
+                deep=len(vision.get("deepstack_visual_indexes", ())),
+                places=vision.get("num_position_embeddings", 0),
+            ),
+            tied=tied,
+        )
+
+    @property
+    def parameters(self) -> int:
+        """All of them."""
+        return self.vision_parameters + self.text_parameters
+
+    @property
+    def text_parameters(self) -> int:
+        """Of the language model with embeddings and head."""
+        text = self.text
+        matrices = (1 if self.tied else 2) * text.vocabulary * text.hidden
+        return matrices + text.layers * self._text_layer() + text.hidden
+
+    @property
+    def vision_parameters(self) -> int:
+        """Of the tower with what merges its patches into image tokens."""
+        vision = self.vision
+        width, inner = vision.hidden, vision.inner
+        attention = 4 * width**2 + 4 * width
+        if self.family == "qwen3_vl":
+            mlp, norms = 2 * width * inner + inner + width, 4 * width
+            embedding = width * (vision.patch_values + 1 + vision.places)
+        else:
+            mlp, norms = 3 * width * inner + 2 * inner + width, 2 * width
+            embedding = width * vision.patch_values
+        return embedding + vision.layers * (attention + mlp + norms) + self._mergers()
+
+    def adapters(self, rank: int) -> int:
+        """Parameters of adapters of this rank on all matrices of the language model's layers."""
+        text = self.text
+        queries, keys = text.heads * text.head, text.key_heads * text.head
+        sides = 2 * (text.hidden + queries) + 2 * (text.hidden + keys)
+        return rank * text.layers * (sides + 3 * (text.hidden + text.inner))
+
+    def _text_layer(self) -> int:
+        text = self.text
+        queries, keys = text.heads * text.head, text.key_heads * text.head
+        attention = 2 * text.hidden * queries + 2 * text.hidden * keys
+        attention += 2 * text.head if self.family == "qwen3_vl" else queries + 2 * keys
+        return attention + 3 * text.hidden * text.inner + 2 * text.hidden
+
+    def _mergers(self) -> int:
+        vision = self.vision
+        merged = vision.hidden * vision.merge**2
+        matrices = merged * (merged + 1) + (merged + 1) * self.text.hidden
+        if self.family == "qwen3_vl":
+            return matrices + 2 * vision.hidden + vision.deep * (matrices + 2 * merged)
+        return matrices + vision.hidden
