@@ -16,6 +16,11 @@ from importlib import import_module
 from pathlib import Path
 from types import FrameType
 
+from cluster.parsing import add_command as _command
+from cluster.parsing import takes_config as _config
+from cluster.parsing import takes_overrides as _overrides
+from cluster.parsing_plan import add_plan
+
 Handler = Callable[[argparse.Namespace], int]
 
 EPILOG = """\
@@ -79,13 +84,13 @@ def _parser() -> argparse.ArgumentParser:
     _data(commands)
     _sft(commands)
     _train(commands)
+    add_plan(commands)
     _evaluate(commands)
     _answer(commands)
     _score(commands)
     _bench(commands)
     _tiny(commands)
-    _configs(commands)
-    _doctor(commands)
+    _looking_around(commands)
     return parser
 
 
@@ -341,30 +346,10 @@ def _tiny(commands) -> None:
     pretrain.add_argument("--resume", action="store_true", help="go on from the last 500 steps")
 
 
-def _configs(commands) -> None:
+def _looking_around(commands) -> None:
     _command(commands, "configs", "cluster.configs:run", "list the shipped configurations")
-
-
-def _doctor(commands) -> None:
     _command(
         commands, "doctor", "cluster.doctor:run", "versions, devices, what is missing, what to do"
-    )
-
-
-def _command(commands, name: str, handler: str, words: str) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=words, description=words[0].upper() + words[1:] + ".")
-    parser.set_defaults(handler=handler, parser=parser)
-    return parser
-
-
-def _config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", metavar="CONFIG", help="a YAML file or a shipped name")
-    _overrides(parser)
-
-
-def _overrides(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="for instance loop.steps=100"
     )
 
 

@@ -24,7 +24,7 @@ def test_nothing_is_said_when_python_ends():
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=550,
     )
     assert done.returncode == 0, done.stderr
     assert "AsyncLLM" not in done.stderr

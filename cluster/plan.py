@@ -1,0 +1,302 @@
+"""What a run takes: bytes by formula, steps by counting, and every problem that can be told before
+anything starts. Pure arithmetic: no Ray, no GPU, no torch, and no file is read here.
+
+Bytes are of tensors. A process that holds none takes `PROCESS_BYTES` beside them, as measured.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+from cluster.placement import Node, Service, misfits, place, units_of
+from learners.architecture import Architecture
+from learners.memory import Pass, RankMemory, rank_memory, trained_parameters
+from o3rl.config import Frames, Rollouts, Run
+from o3rl.flow import Task
+from o3rl.frames import CEILING
+from o3rl.order import RowOrder, steps_of
+
+GIB = 2**30
+BYTES = {"float32": 4, "bfloat16": 2}
+VERSIONS_KEPT = 2  # by the weight store, in memory and on disk
+GPU_BLOCK, CPU_BLOCK = 16, 128  # tokens of a KV block, vLLM's defaults
+GPU_PASS_BYTES = 2 * GIB  # of a GPU that vLLM keeps for a pass and its CUDA graphs, about
+GPU_USABLE = 0.95  # of a GPU; the rest is CUDA's and NCCL's
+# Resident memory of processes of the tiny demo less their tensors, on a CPU-only machine.
+PROCESS_BYTES = {
+    "controller": 850 * 2**20,
+    "media": 270 * 2**20,  # with one reader
+    "weight store": 210 * 2**20,
+    "learner rank": 1100 * 2**20,
+    "rollout replica": 2650 * 2**20,  # the actor and vLLM's process
+    "scorer": 145 * 2**20,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """Bytes of one thing in one place, and where they come from.
+
+    >>> Amount("KV blocks", "rollout replica", 2**30, "rollouts.kv_cache_gib")
+    """
+
+    name: str
+    where: str
+    bytes: int
+    formula: str
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """How often what happens in a stage; an epoch uses `per_epoch` of its `rows`."""
+
+    rows: int
+    per_epoch: float
+    steps: int
+    updates: int  # optimiser steps
+    completions: int  # sampled for training
+    validations: int
+    checkpoints: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that `o3rl plan` shows. Stages whose data are not there have no steps."""
+
+    model: str
+    parameters: int
+    trained: int
+    services: tuple[Service, ...]
+    amounts: tuple[Amount, ...]
+    kv_blocks: int
+    whole_sequences: int  # of rollouts.max_model_tokens that a replica's KV blocks hold at once
+    sft: Steps | None
+    rl: Steps | None
+    problems: tuple[str, ...]
+
+
+def plan_of(
+    run: Run,
+    architecture: Architecture,
+    node: Node,
+    *,
+    nodes: int = 0,
+    sft_tasks: Sequence[Task] = (),
+    rl_tasks: Sequence[Task] = (),
+    disk_free: int | None = None,
+) -> Plan:
+    """The plan of a run on nodes like `node`, at most `nodes` (0: as many as need be).
+
+    `sft_tasks` and `rl_tasks` are the tasks of the rows; `disk_free` the bytes free where the run
+    writes, None if nobody knows.
+    """
+    services = place(units_of(run), node, nodes=nodes)
+    room = kv_room(run.rollouts, architecture, node, dtype=run.model.dtype)
+    block = kv_block_bytes(run.rollouts, architecture, dtype=run.model.dtype)
+    blocks = max(0, room // block)
+    per_sequence = math.ceil(run.rollouts.max_model_tokens / block_tokens(run.rollouts))
+    memory = rank_memory(architecture, run.model, run.learning, largest=largest(run, architecture))
+    amounts = (*_learner(memory), *_others(run, architecture, kv_bytes=blocks * block))
+    problems = [
+        *misfits(services, node, nodes=nodes),
+        *_tight(run, architecture, memory, node=node, sequences=blocks // per_sequence),
+        *_disk(amounts, disk_free),
+    ]
+    return Plan(
+        model=run.model.path,
+        parameters=architecture.parameters + architecture.adapters(run.model.lora_rank),
+        trained=trained_parameters(architecture, run.model),
+        services=services,
+        amounts=amounts,
+        kv_blocks=blocks,
+        whole_sequences=blocks // per_sequence,
+        sft=_sft_steps(run, sft_tasks) if sft_tasks else None,
+        rl=_rl_steps(run, rl_tasks) if rl_tasks else None,
+        problems=tuple(problems),
+    )
+
+
+def block_tokens(rollouts: Rollouts) -> int:
+    """Tokens of a KV block."""
+    return GPU_BLOCK if rollouts.gpus else CPU_BLOCK
+
+
+def kv_block_bytes(rollouts: Rollouts, architecture: Architecture, *, dtype: str) -> int:
+    """Keys and values of a block's tokens in all layers, on each GPU of a replica."""
+    text = architecture.text
+    heads = max(1, text.key_heads // rollouts.tensor_parallel)
+    token = 2 * text.layers * heads * text.head * BYTES[dtype]
+    return block_tokens(rollouts) * token
+
+
+def kv_room(rollouts: Rollouts, architecture: Architecture, node: Node, *, dtype: str) -> int:
+    """Bytes for KV blocks: as configured on a CPU; what weights and passes leave of each GPU."""
+    if not rollouts.gpus:
+        return rollouts.kv_cache_gib * GIB
+    weights = architecture.parameters * BYTES[dtype] // rollouts.tensor_parallel
+    return int(rollouts.memory_share * node.gpu_gib * GIB) - weights - GPU_PASS_BYTES
+
+
+def published_bytes(run: Run, architecture: Architecture) -> int:
+    """Of one version: the plain model in the forward pass's type, adapters merged."""
+    return architecture.parameters * BYTES[run.model.dtype]
+
+
+def checkpoint_bytes(run: Run, architecture: Architecture) -> int:
+    """Of one: masters and moments of what is trained, weights as DeepSpeed saves them, the export.
+
+    ZeRO-2 saves all weights, ZeRO-3 only those that have no masters.
+    """
+    everything = architecture.parameters + architecture.adapters(run.model.lora_rank)
+    trained = trained_parameters(architecture, run.model)
+    saved = everything if run.learning.zero == 2 else everything - trained
+    state = 12 * trained + BYTES[run.model.dtype] * saved
+    return state + published_bytes(run, architecture)
+
+
+def frame_tokens(frames: Frames) -> int:
+    """Image tokens of the largest frame that the limits allow."""
+    return int(CEILING * frames.pixels) // frames.factor**2
+
+
+def largest(run: Run, architecture: Architecture) -> Pass:
+    """The largest pass of whole groups: all frames, every completion of full length."""
+    seen = run.frames.max_frames * frame_tokens(run.frames)
+    written = run.sampling.group_size * run.sampling.max_tokens
+    limit = run.learning.tokens_per_pass
+    packs = max(1, limit // (seen + written))
+    return Pass(
+        tokens=min(limit, packs * (seen + written)),
+        targets=min(limit, packs * written),
+        patches=packs * seen * architecture.vision.merge**2,
+    )
+
+
+def _learner(memory: RankMemory) -> Iterator[Amount]:
+    formulas = {
+        "weights": "b·Ψ, shared by the ranks under ZeRO-3",
+        "gathered": "b·min(Ψ, 10⁹) under ZeRO-3",
+        "reference": "b·Ψ where learning.kl is on without adapters",
+        "masters": "4·T / ranks",
+        "moments": "8·T / ranks",
+        "gradients": "8·T / ranks: held, and once more as a step begins",
+        "buckets": "(b + 4)·min(T, 5·10⁸)",
+        "activations": "the largest pass, all completions of full length",
+    }
+    for name, formula in formulas.items():
+        offloaded = memory.offloaded and name in ("masters", "moments", "gradients")
+        where = "learner rank, host" if offloaded else "learner rank"
+        yield Amount(name, where, getattr(memory, name), formula)
+
+
+def _others(run: Run, architecture: Architecture, *, kv_bytes: int) -> Iterator[Amount]:
+    published = published_bytes(run, architecture)
+    checkpoint = checkpoint_bytes(run, architecture)
+    parallel = run.rollouts.tensor_parallel
+    each = "of each GPU" if run.rollouts.gpus else "rollouts.kv_cache_gib"
+    pixels = frame_tokens(run.frames) * run.frames.factor**2
+    kept = run.loop.keep_checkpoints
+    yield Amount("weights", "rollout replica", published // parallel, "b·Ψ / tensor_parallel")
+    yield Amount("KV blocks", "rollout replica", kv_bytes, each)
+    yield Amount("published weights", "object store", VERSIONS_KEPT * published, "2 versions · b·Ψ")
+    yield Amount("frames", "object store", run.frames.cache_mib * 2**20, "frames.cache_mib")
+    yield Amount(
+        "frames of a prompt",
+        "object store",
+        run.frames.max_frames * pixels * 3,
+        "max_frames · pixels · 3, without key frames",
+    )
+    yield Amount("published weights", "disk", VERSIONS_KEPT * published, "2 versions · b·Ψ")
+    yield Amount("a checkpoint", "disk", checkpoint, "12·T + b·Ψ (ZeRO-3: b·(Ψ − T)) + b·Ψ")
+    yield Amount(
+        "all checkpoints", "disk", (kept + 1) * checkpoint, "keep_checkpoints, and one being made"
+    )
+    yield Amount("final model, best model", "disk", 2 * published, "2 · b·Ψ")
+
+
+def _tight(
+    run: Run, architecture: Architecture, memory: RankMemory, *, node: Node, sequences: int
+) -> Iterator[str]:
+    """What fits nowhere: memory of GPUs, lengths in tokens, heads and frames that do not divide."""
+    rollouts, sampling, text = run.rollouts, run.sampling, architecture.text
+    usable = GPU_USABLE * node.gpu_gib * GIB
+    if run.cluster.gpus_per_rank and memory.device > usable * min(1, run.cluster.gpus_per_rank):
+        parts = sorted(asdict(memory).items(), key=lambda part: -part[1])
+        most = ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts[:3])
+        yield (
+            f"a learner rank needs {memory.device / GIB:.1f} GiB of a GPU's {node.gpu_gib:g} ("
+            f"{most}): more learning.ranks with learning.zero=3, learning.optimizer_offload, "
+            "model.lora_rank or a smaller learning.tokens_per_pass"
+        )
+    if not sequences:
+        yield (
+            f"a replica has no room for the KV blocks of one sequence of rollouts.max_model_tokens "
+            f"({rollouts.max_model_tokens}): a smaller one, more rollouts.tensor_parallel, "
+            "rollouts.memory_share or on a CPU rollouts.kv_cache_gib"
+        )
+    if rollouts.gpus and rollouts.gpus != rollouts.tensor_parallel:
+        yield (
+            f"rollouts.gpus is {rollouts.gpus:g}; it must be rollouts.tensor_parallel "
+            f"({rollouts.tensor_parallel}): a replica's engine has a process a GPU"
+        )
+    if text.heads % rollouts.tensor_parallel:
+        yield (
+            f"rollouts.tensor_parallel is {rollouts.tensor_parallel}; it must divide the model's "
+            f"{text.heads} attention heads"
+        )
+    side = architecture.vision.patch_size * architecture.vision.merge
+    if run.frames.factor % side:
+        yield (
+            f"frames.factor is {run.frames.factor}; it must be a multiple of {side}, the side of "
+            "an image token of this model"
+        )
+    seen = run.frames.max_frames * frame_tokens(run.frames)
+    room = min(sampling.max_prompt_tokens, rollouts.max_model_tokens - sampling.max_tokens)
+    if seen > room:
+        yield (
+            f"frames take up to {seen} tokens (frames.max_frames · frames.pixels), more than the "
+            f"{room} that sampling.max_prompt_tokens and rollouts.max_model_tokens leave"
+        )
+    if seen + sampling.max_tokens > run.learning.tokens_per_pass:
+        yield (
+            f"learning.tokens_per_pass is {run.learning.tokens_per_pass}; a prompt of {seen} image "
+            f"tokens with one completion of sampling.max_tokens ({sampling.max_tokens}) is more, "
+            "and its group would be refused"
+        )
+
+
+def _disk(amounts: Sequence[Amount], free: int | None) -> Iterator[str]:
+    once = {"a checkpoint"}  # is among all checkpoints
+    needed = sum(each.bytes for each in amounts if each.where == "disk" and each.name not in once)
+    if free is not None and needed > free:
+        yield (
+            f"the run writes up to {needed / GIB:.1f} GiB where {free / GIB:.1f} GiB are free: "
+            "another folder, or fewer loop.keep_checkpoints"
+        )
+
+
+def _sft_steps(run: Run, tasks: Sequence[Task]) -> Steps:
+    settings = run.sft
+    order = _order(tasks, settings.task_weights)
+    steps = steps_of(order, epochs=settings.epochs, size=settings.batch, steps=settings.steps)
+    return Steps(len(tasks), order.per_epoch, steps, steps, 0, 0, 0)
+
+
+def _rl_steps(run: Run, tasks: Sequence[Task]) -> Steps:
+    loop = run.loop
+    order = _order(tasks, run.data.task_weights)
+    steps = steps_of(order, epochs=loop.epochs, size=loop.groups, steps=loop.steps)
+    validates = run.data.validation and loop.validate_every
+    return Steps(
+        rows=len(tasks),
+        per_epoch=order.per_epoch,
+        steps=steps,
+        updates=steps * run.learning.mini_batches,
+        completions=steps * loop.groups * run.sampling.group_size,
+        validations=steps // loop.validate_every if validates else 0,
+        checkpoints=steps // loop.checkpoint_every,
+    )
+
+
+def _order(tasks: Sequence[Task], weights: dict[str, float]) -> RowOrder:
+    return RowOrder(tasks, 0, weights={Task[name.upper()]: w for name, w in weights.items()})
