@@ -19,6 +19,7 @@ from types import FrameType
 from cluster.parsing import add_command as _command
 from cluster.parsing import takes_config as _config
 from cluster.parsing import takes_overrides as _overrides
+from cluster.parsing import takes_resume as _resume
 from cluster.parsing_plan import add_plan
 
 Handler = Callable[[argparse.Namespace], int]
@@ -214,14 +215,13 @@ def _rows(parser: argparse.ArgumentParser, metavar: str, words: str) -> None:
 def _sft(commands) -> None:
     sft = _command(commands, "sft", "cluster.sft:run", "cold start on rows with reasoning")
     _config(sft)
+    _resume(sft)
 
 
 def _train(commands) -> None:
     train = _command(commands, "train", "cluster.train:run", "reinforcement learning (GSPO, GRPO)")
     _config(train)
-    train.add_argument(
-        "--resume", action="store_true", help="go on from the last checkpoint in the run's folder"
-    )
+    _resume(train)
 
 
 def _evaluate(commands) -> None:

@@ -21,3 +21,10 @@ def takes_overrides(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="for instance loop.steps=100"
     )
+
+
+def takes_resume(parser: argparse.ArgumentParser) -> None:
+    """--resume."""
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the last checkpoint in the run's folder"
+    )

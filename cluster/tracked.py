@@ -14,13 +14,14 @@ from o3rl.tracking import MlflowTracker
 
 @contextmanager
 def tracked(
-    run: Run, folder: Path, *, stage: str, data: Mapping[str, str]
+    run: Run, folder: Path, *, stage: str, data: Mapping[str, str], after: int | None = None
 ) -> Iterator[MlflowTracker]:
     """The tracker of one stage, whose own files lie in `folder`; config.yaml is written there.
 
     All stages of a run share one MLflow database, by default `mlflow.db` in the run's folder. The
     digests of the data sets in `data` (folders by their keys in the configuration) are parameters:
-    `data.train` gives `data.train_digest`.
+    `data.train` gives `data.train_digest`. `after` is the step that the stage goes on from, None to
+    begin anew; what it logged later is dropped.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "config.yaml", as_yaml(run))
@@ -31,6 +32,7 @@ def tracked(
         experiment=run.tracking.experiment,
         name=f"{run.name}-{stage}",
         tags={"stage": stage},
+        after=after,
     )
     status = "FAILED"
     try:

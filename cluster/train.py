@@ -6,9 +6,8 @@ ledger.parquet. Wired here: which service is which protocol of the loop.
 
 import argparse
 import asyncio
-import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.configs import load_named
 from cluster.progress import Show
+from o3rl.checkpoints import LEDGER, Checkpoint, Checkpoints, start_from, state_of
 from o3rl.config import Run
 from o3rl.flow import Row, ScoredGroup, Version
 
@@ -36,12 +36,11 @@ if TYPE_CHECKING:  # a wrong configuration is told before any of these is import
 def run(options: argparse.Namespace) -> int:
     """Check the configuration, then train."""
     config = load_named(options.config, options.overrides)
-    if not options.resume:
-        _refuse_used(Path(config.folder) / "rl")
+    checkpoint = start_from(Path(config.folder) / "rl", resume=options.resume)
     from cluster.session import ray_session
 
     with ray_session(config.cluster):
-        trained = asyncio.run(train(config, resume=options.resume))
+        trained = asyncio.run(train(config, checkpoint=checkpoint))
     sys.stdout.write(f"{trained.steps} steps; the model is in {trained.model}\n")
     return 0
 
@@ -57,8 +56,8 @@ class Trained:
     seconds: float
 
 
-async def train(config: Run, *, resume: bool = False) -> Trained:
-    """Train `config` in a started Ray session; `resume` goes on from the last checkpoint.
+async def train(config: Run, *, checkpoint: Checkpoint | None = None) -> Trained:
+    """Train `config` in a started Ray session, anew or from a checkpoint of its folder.
 
     Raises ValueError for data or a model that cannot be used.
     """
@@ -77,31 +76,31 @@ async def train(config: Run, *, resume: bool = False) -> Trained:
     settings = config.loop
     steps = steps_of(order, epochs=settings.epochs, size=settings.groups, steps=settings.steps)
     validated = read_rows(config.data.validation) if _validates(config) else []
-    checkpoint = _checkpoint(folder / "checkpoints") if resume else None
-    state = _state(folder, checkpoint)
-    tally = Tally()
+    state = state_of(folder, checkpoint)
+    after = checkpoint.step if checkpoint else None
     data = {"data.train": config.data.train}
     if validated:
         data["data.validation"] = config.data.validation
     with (
-        tracked(config, folder, stage="rl", data=data) as tracker,
+        tracked(config, folder, stage="rl", data=data, after=after) as tracker,
         bar("training", steps) as show,
     ):
         async with services(config, folder) as start:
             parts = await _start(
                 config, start, rows, order=order, steps=steps, checkpoint=checkpoint, state=state
             )
-            loop = _loop(config, parts, validated, tracker=tracker, folder=folder)
-            loop.observe(tally)
+            tally = Tally()
+            loop = _loop(config, parts, validated, tally=tally, tracker=tracker, folder=folder)
             loop.observe(Bar(show))
             if state:
                 loop.restore(state["loop"])
+                tally.restore(state["tally"])
             try:
                 await loop.run(steps)
             finally:
-                parts.ledger.write(folder / "ledger.parquet")
+                parts.ledger.write(folder / LEDGER)
             await parts.group.export(folder / "model")
-            tracker.artifact(folder / "ledger.parquet", "")
+            tracker.artifact(folder / LEDGER, "")
         if config.tracking.model:
             tracker.artifact(folder / "model", "model")
     seconds = perf_counter() - began
@@ -129,7 +128,7 @@ async def _start(
     *,
     order: "RowOrder",
     steps: int,
-    checkpoint: Path | None,
+    checkpoint: Checkpoint | None,
     state: dict[str, Any],
 ) -> Parts:
     from cluster.services import Learning, Sampling
@@ -145,8 +144,8 @@ async def _start(
     await together([pool.start(), group.start()])
     ledger = Ledger()
     if checkpoint is not None:
-        ledger = Ledger.read(checkpoint / "ledger.parquet")
-        await group.restore(checkpoint / "learner")
+        ledger = Ledger.read(checkpoint.ledger)
+        await group.restore(checkpoint.learner)
     admission = Admission(
         list(rows),
         order,
@@ -164,13 +163,19 @@ async def _start(
 
 
 def _loop(
-    config: Run, parts: Parts, validated: Sequence[Row], *, tracker: "Tracker", folder: Path
+    config: Run,
+    parts: Parts,
+    validated: Sequence[Row],
+    *,
+    tally: "Tally",
+    tracker: "Tracker",
+    folder: Path,
 ) -> "Loop":
     """The loop with those who watch it: validation before tracking, which logs what it adds."""
     from cluster.services import box_convention
     from learners.shares import permute_advantages
     from o3rl.loop import Loop
-    from o3rl.observers import Checkpoints, Tracking
+    from o3rl.observers import Checkpointing, Tracking
 
     def permuted(groups: list[ScoredGroup]) -> list[ScoredGroup]:
         return permute_advantages(groups, seed=f"{config.seed}/{loop.step}")
@@ -185,6 +190,7 @@ def _loop(
         shuffle=permuted if config.learning.permute_advantages else list,
     )
     loop.observe(parts.membership)
+    loop.observe(tally)
     if validated:
         loop.observe(_validation(config, parts, validated, folder / "best"))
     loop.observe(
@@ -199,13 +205,19 @@ def _loop(
         )
     )
     loop.observe(
-        Checkpoints(
-            parts.learner,
+        Checkpointing(
+            Checkpoints(
+                folder,
+                parts.learner,
+                every=config.loop.checkpoint_every,
+                keep=config.loop.keep_checkpoints,
+            ),
             parts.ledger,
-            lambda: {"loop": loop.state(), "admission": parts.admission.state()},
-            folder=folder / "checkpoints",
-            every=config.loop.checkpoint_every,
-            keep=config.loop.keep_checkpoints,
+            lambda: {
+                "loop": loop.state(),
+                "admission": parts.admission.state(),
+                "tally": tally.state(),
+            },
         )
     )
     return loop
@@ -230,46 +242,6 @@ def _validation(config: Run, parts: Parts, rows: Sequence[Row], best: Path) -> "
     )
 
 
-def _checkpoint(folder: Path) -> Path:
-    """The last whole checkpoint below `folder`; ValueError if there is none."""
-    from o3rl.observers import checkpoints
-
-    found = checkpoints(folder)
-    if not found:
-        raise ValueError(f"there is no checkpoint in {folder} to resume from")
-    return found[-1]
-
-
-def _refuse_used(folder: Path) -> None:
-    """ValueError if a run lies there, whose metrics and weights would be mixed with ours."""
-    if (folder / "metrics.jsonl").exists():
-        raise ValueError(
-            f"a run lies in {folder}; go on with it by --resume, or name another folder=…"
-        )
-
-
-def _state(folder: Path, checkpoint: Path | None) -> dict[str, Any]:
-    """What loop and admission go on from; empty for a new run.
-
-    Each start is an incarnation of its own, also where two starts go on from the same checkpoint:
-    the last one's number is kept in the run's folder.
-    """
-    from o3rl.files import write_text
-
-    last = folder / "incarnation"
-    if checkpoint is None:
-        write_text(last, "0\n")
-        return {}
-    state = json.loads((checkpoint / "loop.json").read_text())
-    number = state["loop"]["incarnation"]
-    if last.is_file():
-        number = max(number, int(last.read_text()))
-    write_text(last, f"{number + 1}\n")
-    for part in ("loop", "admission"):
-        state[part]["incarnation"] = number
-    return state
-
-
 class Tally:
     """Counts what was trained on."""
 
@@ -284,6 +256,14 @@ class Tally:
         del step, version
         self.samples += sum(len(group.rewards_G) for group in groups)
         self.tokens += int(metrics["tokens/sampled"])
+
+    def state(self) -> dict[str, int]:
+        """Plain values from which `restore` goes on."""
+        return {"samples": self.samples, "tokens": self.tokens}
+
+    def restore(self, state: Mapping[str, int]) -> None:
+        """Go on counting where `state` was taken."""
+        self.samples, self.tokens = state["samples"], state["tokens"]
 
 
 class Bar:

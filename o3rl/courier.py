@@ -6,7 +6,9 @@
 Laws: no call here waits for the store but `close`, and that for a limited time; metrics arrive in
 order and at least once, again from the file after a restart; a store that is away is asked again
 with a growing pause, and the run is told once, and at the end how much is missing; an item that the
-store refuses is dropped, counted and named. Left out: what a store is (tracking.py has MLflow's).
+store refuses is dropped, counted and named; of a step that is trained again after a resume the
+store keeps what it has got, the file what is true. Left out: what a store is (tracking.py has
+MLflow's).
 """
 
 import json
@@ -14,7 +16,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -86,16 +88,19 @@ Item = Params | Artifact | Table
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """How far a store has got, kept in the run's folder: which run, and bytes of the journal."""
+    """How far a store has got, kept in the run's folder: which run, and bytes of the journal.
+
+    Up to `step` it has points already, of training that was rolled back.
+    """
 
     store: str
     run_id: str
     delivered: int
+    step: int = -1
 
     def write(self, path: Path) -> None:
         """Replace the file at `path`."""
-        fields = {"store": self.store, "run_id": self.run_id, "delivered": self.delivered}
-        write_text(path, json.dumps(fields))
+        write_text(path, json.dumps(asdict(self)))
 
     @staticmethod
     def read(path: Path, *, store: str) -> "Mark":
@@ -105,11 +110,14 @@ class Mark:
         fields = json.loads(path.read_text())
         if fields["store"] != store:
             return Mark(store, "", 0)
-        return Mark(store, fields["run_id"], fields["delivered"])
+        return Mark(**fields)
 
 
 class Courier:
-    """One thread between a run's folder and a store, named `name` for the mark and messages."""
+    """One thread between a run's folder and a store, named `name` for the mark and messages.
+
+    `after` is the step that the run goes on from: what was logged later is cut off the journal.
+    """
 
     def __init__(
         self,
@@ -118,6 +126,7 @@ class Courier:
         *,
         name: str,
         mark: Path,
+        after: int | None = None,
         capacity: int = 1000,
         pause: tuple[float, float] = (1.0, 60.0),
     ):
@@ -126,6 +135,8 @@ class Courier:
         self._name = name
         self._mark_path = mark
         self._mark = Mark.read(mark, store=name)
+        if after is not None:
+            self._rewind(after)
         self._capacity = capacity
         self._pause = pause
         self._queue: deque[Item] = deque()
@@ -167,6 +178,13 @@ class Courier:
         if missing:
             log.warning("%s did not get %s; the run's folder has it all", self._name, missing)
 
+    def _rewind(self, step: int) -> None:
+        """Cut the journal behind `step`; the mark moves first, or a kill could lose lines."""
+        end, delivered = self._journal.end_of(step), self._mark.delivered
+        told = max(self._mark.step, self._journal.last_step(delivered))
+        self._move_mark(replace(self._mark, delivered=min(delivered, end), step=told))
+        self._journal.cut(end)
+
     def _work(self) -> None:
         pause = self._pause[0]
         while True:
@@ -207,11 +225,12 @@ class Courier:
         lines, offset = self._journal.after(self._mark.delivered, limit=LINES_PER_TRIP)
         if offset == self._mark.delivered:
             return False
+        new = [line for line in lines if line.step > self._mark.step]
         try:
-            self._store.metrics(lines)
+            self._store.metrics(new)
         except Refused as error:
-            self._refused(f"metrics of {len(lines)} steps", error)
-        self._move_mark(Mark(self._name, self._mark.run_id, offset))
+            self._refused(f"metrics of {len(new)} steps", error)
+        self._move_mark(replace(self._mark, delivered=offset))
         return True
 
     def _deliver_item(self) -> bool:

@@ -1,16 +1,18 @@
 """metrics.jsonl: every metric of every step, one JSON object a line, whatever a server does.
 
 It is the ground truth of a run's numbers: curves are drawn from it, and what a tracking server
-has not yet got is sent from it. After a resume the steps since the checkpoint are written again;
-readers take the last line of a step. A line that a kill cut short is dropped at the next opening.
+has not yet got is sent from it. Where a run goes on from a checkpoint, the lines of later steps are
+cut off, for those steps are trained again; otherwise the last line of a step counts. A line that a
+kill cut short is dropped at the next opening.
 """
 
 import json
 import logging
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -52,22 +54,43 @@ class Journal:
     def after(self, offset: int, *, limit: int) -> tuple[list[Line], int]:
         """At most `limit` lines from byte `offset` on, and the offset behind the last of them."""
         lines: list[Line] = []
-        with self.path.open("rb") as file:
-            file.seek(offset)
-            while len(lines) < limit:
-                raw = file.readline()
-                if not raw.endswith(b"\n"):
-                    break
-                offset += len(raw)
-                line = _parse(raw, self.path)
-                if line is not None:
-                    lines.append(line)
+        for line, behind in islice(self._lines(offset), limit):
+            offset = behind
+            if line is not None:
+                lines.append(line)
         return lines, offset
+
+    def last_step(self, offset: int) -> int:
+        """The highest step of the lines before byte `offset`; -1 without any."""
+        steps = (line.step for line, behind in self._lines() if line and behind <= offset)
+        return max(steps, default=-1)
+
+    def end_of(self, step: int) -> int:
+        """The offset of the first line of a later step than `step`; else the file's length."""
+        end = 0
+        for line, behind in self._lines():
+            if line is not None and line.step > step:
+                break
+            end = behind
+        return end
+
+    def cut(self, offset: int) -> None:
+        """Drop all lines from byte `offset` on."""
+        with self._lock:
+            self._file.truncate(offset)
 
     def close(self) -> None:
         """Close the file; lines can be read still."""
         with self._lock:
             self._file.close()
+
+    def _lines(self, offset: int = 0) -> Iterator[tuple[Line | None, int]]:
+        """(line, offset behind it) from byte `offset` on; a broken line is None."""
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            while (raw := file.readline()).endswith(b"\n"):
+                offset += len(raw)
+                yield _parse(raw, self.path), offset
 
 
 def read_series(path: Path) -> dict[str, list[tuple[int, float]]]:

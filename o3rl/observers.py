@@ -7,14 +7,14 @@ taken last. Each acts every so many steps, by its own setting.
 import asyncio
 import json
 import logging
-import shutil
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from o3rl.boxes import BoxConvention
+from o3rl.checkpoints import Checkpoints, Store
 from o3rl.decode import MediaError
 from o3rl.evaluation import GREEDY, Answered, Evaluator
 from o3rl.evidence import Entry
@@ -40,18 +40,6 @@ VALIDATED = (
     "claims/time_proximity",
     "claims/gated_box_iou",
 )
-
-
-class Store(Protocol):
-    """Where the learner's state and its model go."""
-
-    async def save(self, folder: Path) -> None:
-        """All that learning needs to go on."""
-        ...
-
-    async def export(self, folder: Path) -> None:
-        """A Hugging Face folder."""
-        ...
 
 
 class Validation:
@@ -161,54 +149,23 @@ class Tracking:
         )
 
 
-class Checkpoints:
-    """Every `every` steps the learner's and the loop's state, renamed when whole; `keep` stay."""
+class Checkpointing:
+    """Has a checkpoint taken after each step that is due for one; `state` gives the loop's part."""
 
     def __init__(
-        self,
-        learner: Store,
-        ledger: Ledger,
-        state: Callable[[], dict[str, Any]],
-        *,
-        folder: Path,
-        every: int,
-        keep: int,
+        self, checkpoints: Checkpoints, ledger: Ledger, state: Callable[[], Mapping[str, Any]]
     ):
-        self._learner = learner
+        self._checkpoints = checkpoints
         self._ledger = ledger
         self._state = state
-        self._folder = folder
-        self._every = every
-        self._keep = keep
 
     async def stepped(
         self, step: int, version: Version, groups: Sequence[ScoredGroup], metrics: dict[str, float]
     ) -> None:
         """Save where a checkpoint is due."""
         del version, groups, metrics
-        if step % self._every == 0:
-            await self.save(step)
-
-    async def save(self, step: int) -> Path:
-        """Write the checkpoint of `step`; returns its folder."""
-        final = self._folder / f"step-{step:06d}"
-        aside = final.with_suffix(".writing")
-        for old in (aside, final):
-            shutil.rmtree(old, ignore_errors=True)
-        aside.mkdir(parents=True)
-        await self._learner.save(aside / "learner")
-        await self._learner.export(aside / "model")
-        self._ledger.write(aside / "ledger.parquet")
-        write_text(aside / "loop.json", json.dumps(self._state(), indent=1))
-        aside.rename(final)
-        for old in checkpoints(self._folder)[: -self._keep]:
-            shutil.rmtree(old)
-        return final
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """The whole checkpoints below `folder`, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if (path / "loop.json").is_file())
+        if self._checkpoints.due(step):
+            await self._checkpoints.save(step, self._state(), ledger=self._ledger)
 
 
 async def entries_of(answered: Sequence[Answered], frames: Frames, *, limit: int) -> list[Entry]:

@@ -331,6 +331,8 @@ class Sft:
     warmup: int = 0  # steps
     weight_decay: float = 0.0
     max_grad_norm: float = 5.0
+    checkpoint_every: int = 500  # steps; 0: never
+    keep_checkpoints: int = 2
 
     def __post_init__(self):
         require_task_weights(self.task_weights, "sft.task_weights")
@@ -341,6 +343,9 @@ class Sft:
         require(self.warmup >= 0, "sft.warmup", self.warmup, "0 or more")
         require(self.weight_decay >= 0, "sft.weight_decay", self.weight_decay, "0 or more")
         require(self.max_grad_norm > 0, "sft.max_grad_norm", self.max_grad_norm, "more than 0")
+        every, keep = self.checkpoint_every, self.keep_checkpoints
+        require(every >= 0, "sft.checkpoint_every", every, "0 (never) or more")
+        require(keep >= 1, "sft.keep_checkpoints", keep, "1 or more")
 
 
 @dataclass

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from o3rl.courier import Artifact, Courier, Params, Refused, Store, Table
 from o3rl.files import write_text
-from o3rl.journal import Journal, Line
+from o3rl.journal import Journal, Line, drop_torn_line
 
 MARK = "tracking.json"
 METRICS = "metrics.jsonl"
@@ -92,6 +92,8 @@ class MlflowTracker:
 
     An empty `uri` means SQLite at `folder`/mlflow.db. The run's id is kept in
     `folder`/tracking.json, so that opening the same folder again continues the same MLflow run.
+    `after` is the step of the checkpoint that the run goes on from, None for a new one: metrics and
+    table rows of later steps are dropped from `folder`, and MLflow is not sent those steps again.
     Raises ValueError for a uri without a scheme.
     """
 
@@ -103,6 +105,7 @@ class MlflowTracker:
         experiment: str = "o3rl",
         name: str = "",
         tags: Mapping[str, str] | None = None,
+        after: int | None = None,
         system_metrics: bool = True,
         close_seconds: float = 60.0,
         clock: Callable[[], float] = time.time,
@@ -114,6 +117,8 @@ class MlflowTracker:
         self._close_seconds = close_seconds
         self._journal = Journal(folder / METRICS)
         self._params = _read_json(folder / "params.json")
+        if after is not None:
+            _rewind_tables(folder / "tables", after)
         self._courier = Courier(
             store
             or MlflowStore(
@@ -126,6 +131,7 @@ class MlflowTracker:
             self._journal,
             name=f"MLflow at {self.uri}",
             mark=folder / MARK,
+            after=after,
         )
 
     @property
@@ -364,6 +370,15 @@ def _quieten() -> None:
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     for name in ("alembic", "mlflow.store.db.utils", "mlflow.system_metrics"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _rewind_tables(folder: Path, step: int) -> None:
+    """Drop the rows of later steps; rows without a step stay."""
+    for path in folder.glob("*.jsonl"):
+        drop_torn_line(path)
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if json.loads(line).get("step", step) <= step]
+        write_text(path, "".join(kept))
 
 
 def _read_json(path: Path) -> dict[str, str]:

@@ -113,7 +113,7 @@ def test_damaged_rows_and_videos_stop_nothing_and_are_counted(demo):
         assert entry["row"].startswith("damaged")
         assert entry["reason"] in ("media: no readable video", "media: frames cannot be decoded")
     assert logged(demo / "rl")[2]["prompts/skipped"] == len(skipped)
-    assert logged(demo / "sft")[4]["rows/skipped"] > 0
+    assert logged(demo / "sft")[4]["prompts/skipped"] > 0
 
 
 def logged(folder: Path) -> dict[int, dict[str, float]]:

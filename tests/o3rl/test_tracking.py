@@ -193,6 +193,48 @@ def test_the_same_folder_continues_the_same_run_and_sends_nothing_twice(tmp_path
     assert steps(elsewhere) == [1, 2]
 
 
+def test_a_run_that_goes_on_from_a_checkpoint_has_each_step_once(tmp_path):
+    """Steps 1 to 4 were logged, 4 not delivered; it goes on from step 2, and again from step 2."""
+    first = MlflowTracker(tmp_path, store=FakeStore())
+    for step in (1, 2, 3):
+        first.log({"a": step}, step=step)
+        first.table([{"step": step}, {"text": "of no step"}], "rollouts")
+    first.close()
+    Journal(tmp_path / "metrics.jsonl").append(Line(4, 0.0, {"a": 4}))
+    for value in (10.0, 20.0):
+        store = FakeStore()
+        again = MlflowTracker(tmp_path, store=store, after=2)
+        rows = (tmp_path / "tables" / "rollouts.jsonl").read_text().splitlines()
+        assert [json.loads(row).get("step") for row in rows] == [1, None, 2, None, None]
+        for step in (3, 4):
+            again.log({"a": value}, step=step)
+        again.close()
+        assert read_series(tmp_path / "metrics.jsonl")["a"] == [
+            (1, 1),
+            (2, 2),
+            (3, value),
+            (4, value),
+        ]
+        assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 4
+        assert store.opened == ["run1"]
+        assert steps(store) == ([4] if value == 10.0 else [])  # the others it has
+    elsewhere = FakeStore()
+    MlflowTracker(tmp_path, uri="http://elsewhere:5000", store=elsewhere).close()
+    assert [line.metrics["a"] for line in elsewhere.lines] == [1, 2, 20, 20]
+
+
+def test_what_was_not_delivered_before_the_checkpoint_still_is(tmp_path):
+    away = MlflowTracker(tmp_path, store=FakeStore(away=True), close_seconds=5)
+    for step in (1, 2, 3):
+        away.log({"a": step}, step=step)
+    away.close("KILLED")
+    store = FakeStore()
+    again = MlflowTracker(tmp_path, store=store, after=2)
+    again.log({"a": 30}, step=3)
+    again.close()
+    assert [(line.step, line.metrics["a"]) for line in store.lines] == [(1, 1), (2, 2), (3, 30)]
+
+
 def test_a_refused_item_does_not_hold_up_the_others(tmp_path, caplog):
     store = FakeStore(refuses="bad")
     tracker = MlflowTracker(tmp_path, store=store)
