@@ -96,7 +96,12 @@ def plan_of(
     blocks = max(0, room // block)
     per_sequence = math.ceil(run.rollouts.max_model_tokens / block_tokens(run.rollouts))
     memory = rank_memory(architecture, run.model, run.learning, largest=largest(run, architecture))
-    amounts = (*_learner(memory), *_others(run, architecture, kv_bytes=blocks * block))
+    sft = _sft_steps(run, sft_tasks) if sft_tasks else None
+    rl = _rl_steps(run, rl_tasks) if rl_tasks else None
+    checkpoints = _on_disk(run.sft.checkpoint_every, run.sft.keep_checkpoints, sft)
+    checkpoints += _on_disk(run.loop.checkpoint_every, run.loop.keep_checkpoints, rl)
+    others = _others(run, architecture, kv_bytes=blocks * block, checkpoints=checkpoints)
+    amounts = (*_learner(memory), *others)
     problems = [
         *misfits(services, node, nodes=nodes),
         *_tight(run, architecture, memory, node=node, sequences=blocks // per_sequence),
@@ -110,8 +115,8 @@ def plan_of(
         amounts=amounts,
         kv_blocks=blocks,
         whole_sequences=blocks // per_sequence,
-        sft=_sft_steps(run, sft_tasks) if sft_tasks else None,
-        rl=_rl_steps(run, rl_tasks) if rl_tasks else None,
+        sft=sft,
+        rl=rl,
         problems=tuple(problems),
     )
 
@@ -189,13 +194,14 @@ def _learner(memory: RankMemory) -> Iterator[Amount]:
         yield Amount(name, where, getattr(memory, name), formula)
 
 
-def _others(run: Run, architecture: Architecture, *, kv_bytes: int) -> Iterator[Amount]:
+def _others(
+    run: Run, architecture: Architecture, *, kv_bytes: int, checkpoints: int
+) -> Iterator[Amount]:
     published = published_bytes(run, architecture)
     checkpoint = checkpoint_bytes(run, architecture)
     parallel = run.rollouts.tensor_parallel
     each = "of each GPU" if run.rollouts.gpus else "rollouts.kv_cache_gib"
     pixels = frame_tokens(run.frames) * run.frames.factor**2
-    kept = run.loop.keep_checkpoints
     yield Amount("weights", "rollout replica", published // parallel, "b·Ψ / tensor_parallel")
     yield Amount("KV blocks", "rollout replica", kv_bytes, each)
     yield Amount("published weights", "object store", VERSIONS_KEPT * published, "2 versions · b·Ψ")
@@ -208,10 +214,9 @@ def _others(run: Run, architecture: Architecture, *, kv_bytes: int) -> Iterator[
     )
     yield Amount("published weights", "disk", VERSIONS_KEPT * published, "2 versions · b·Ψ")
     yield Amount("a checkpoint", "disk", checkpoint, "12·T + b·Ψ (ZeRO-3: b·(Ψ − T)) + b·Ψ")
-    yield Amount(
-        "all checkpoints", "disk", (kept + 1) * checkpoint, "keep_checkpoints, and one being made"
-    )
-    yield Amount("final model, best model", "disk", 2 * published, "2 · b·Ψ")
+    formula = f"{checkpoints} at a time, of both stages: those kept, and one being made"
+    yield Amount("all checkpoints", "disk", checkpoints * checkpoint, formula)
+    yield Amount("models", "disk", 3 * published, "3 · b·Ψ: the cold start's, the best, the last")
 
 
 def _tight(
@@ -271,15 +276,31 @@ def _disk(amounts: Sequence[Amount], free: int | None) -> Iterator[str]:
     if free is not None and needed > free:
         yield (
             f"the run writes up to {needed / GIB:.1f} GiB where {free / GIB:.1f} GiB are free: "
-            "another folder, or fewer loop.keep_checkpoints"
+            "another folder, or fewer loop.keep_checkpoints and sft.keep_checkpoints"
         )
+
+
+def _on_disk(every: int, keep: int, steps: Steps | None) -> int:
+    """Checkpoints of a stage at the same time, at most."""
+    if not every:
+        return 0
+    return keep + 1 if steps is None else min(keep + 1, steps.checkpoints)
 
 
 def _sft_steps(run: Run, tasks: Sequence[Task]) -> Steps:
     settings = run.sft
     order = _order(tasks, settings.task_weights)
     steps = steps_of(order, epochs=settings.epochs, size=settings.batch, steps=settings.steps)
-    return Steps(len(tasks), order.per_epoch, steps, steps, 0, 0, 0)
+    every = settings.checkpoint_every
+    return Steps(
+        rows=len(tasks),
+        per_epoch=order.per_epoch,
+        steps=steps,
+        updates=steps,
+        completions=0,
+        validations=0,
+        checkpoints=steps // every if every else 0,
+    )
 
 
 def _rl_steps(run: Run, tasks: Sequence[Task]) -> Steps:

@@ -144,10 +144,22 @@ def test_what_does_not_fit_is_told(override, said):
 
 
 def test_a_full_disk_is_told():
-    needed = (2 + 3 * 7 + 1) * 2 * PSI  # mirror of 2, 3 checkpoints of 14·Ψ, final and best
-    plan = plan_of(seven_b(), SEVEN_B, BIG, disk_free=needed)
+    # A mirror of 2, in each stage 3 checkpoints of 14·Ψ, three models.
+    needed = (2 + 6 * 7 + 3) * 2 * PSI
+    plan = plan_of(seven_b(), SEVEN_B, BIG, disk_free=needed - 1)
     assert [each for each in plan.problems if "are free" in each]
-    assert plan_of(seven_b(), SEVEN_B, BIG, disk_free=needed + 2 * PSI).problems == ()
+    assert plan_of(seven_b(), SEVEN_B, BIG, disk_free=needed).problems == ()
+
+
+@pytest.mark.parametrize(
+    ("every", "steps", "kept"), [(10, 25, 2), (10, 99, 3), (10, 9, 0), (0, 99, 0)]
+)
+def test_checkpoints_at_the_same_time(every, steps, kept):
+    run = seven_b(f"sft.checkpoint_every={every}", f"sft.steps={steps}", "loop.steps=1")
+    tasks = [Task.MCQ] * 100
+    plan = plan_of(run, SEVEN_B, BIG, sft_tasks=tasks, rl_tasks=tasks)
+    [amount] = [each for each in plan.amounts if each.name == "all checkpoints"]
+    assert amount.bytes == kept * 14 * PSI
 
 
 def test_steps_are_counted_as_the_run_counts_them():
