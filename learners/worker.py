@@ -10,7 +10,7 @@ Schedules count batches: all mini-batches of a batch run at one learning rate.
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from learners import export as outward
+from learners.ahead import ahead
 from learners.engine import build_engine, join_ranks, set_rate
 from learners.flops import Flops
 from learners.inputs import Fetch, Reader
@@ -115,16 +116,13 @@ class RankWorker:
         Returns the metrics over all ranks.
         """
         self._begin()
-        rows_M = [self._looked(self._read_groups(groups, version)) for groups in mini_batches_M]
-        if self._settings.learning.kl:
-            rows_M = [self._referred(rows) for rows in rows_M]
+        rows_M: Iterable[list[Row]] = self._rows(mini_batches_M, version)
         recomputed = self._settings.learning.old_logprobs is OldLogprobs.recomputed
-        if recomputed:
+        if recomputed:  # all of them, before the first step changes the weights
             rows_M = [self._recomputed(rows) for rows in rows_M]
         norms: list[float] = []
         for number, rows in enumerate(rows_M):
             untouched = number == 0 and not recomputed
-
             losses = self._untouched_losses if untouched else self._policy_losses
             norms += self._step(rows, losses, weight=sum(row.sequences for row in rows))
         return self._finish(norms)
@@ -137,9 +135,9 @@ class RankWorker:
         """
         self._begin()
         started = time.monotonic()
-        read = [(prompt, self._reader.row(prompt, self._fetch)) for prompt in prompts_B]
-        rows = [Row(segment) for _, segment in read if not isinstance(segment, Failure)]
-        self._refuse([failure for _, failure in read if isinstance(failure, Failure)])
+        read = [self._reader.row(prompt, self._fetch) for prompt in prompts_B]
+        rows = [Row(segment) for segment in read if not isinstance(segment, Failure)]
+        self._refuse([failure for failure in read if isinstance(failure, Failure)])
         self._tally.read_seconds.append(time.monotonic() - started)
         weight = sum(row.targets for row in rows)
         return self._finish(self._step(self._looked(rows), self._target_losses, weight=weight))
@@ -184,18 +182,32 @@ class RankWorker:
         self.failures = ()
         set_rate(self._engine, self._settings.optimisation.rate_at(self.batches))
 
-    def _read_groups(self, groups: Sequence[ScoredGroup], version: Version | None) -> list[Row]:
+    def _rows(
+        self, mini_batches_M: Sequence[Sequence[ScoredGroup]], version: Version | None
+    ) -> Iterator[list[Row]]:
+        """Each mini-batch as rows; the next one is read while this one computes."""
+        reads = ahead(lambda groups: self._read_groups(groups, version), mini_batches_M)
+        for read, failures, seconds in reads:
+            self._refuse(failures)
+            self._tally.read_seconds.append(seconds)
+            rows = self._looked(read)
+            yield self._referred(rows) if self._settings.learning.kl else rows
+
+    def _read_groups(
+        self, groups: Sequence[ScoredGroup], version: Version | None
+    ) -> tuple[list[Row], list[Failure], float]:
+        """Rows, what is refused, and the seconds that it took; off the main thread, so no more."""
         started = time.monotonic()
         rows: list[Row] = []
+        failures: list[Failure] = []
         limit = self._settings.learning.tokens_per_pass
         for scored in groups:
             segment = self._reader.group(scored.group, self._fetch)
             if isinstance(segment, Failure):
-                self._refuse([segment])
+                failures.append(segment)
             else:
                 rows += rows_of_group(scored, segment, limit=limit, version=version)
-        self._tally.read_seconds.append(time.monotonic() - started)
-        return rows
+        return rows, failures, time.monotonic() - started
 
     def _refuse(self, failures: Sequence[Failure]) -> None:
         for failure in failures:

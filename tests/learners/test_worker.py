@@ -287,7 +287,7 @@ def test_lora_trains_adapters_only_and_leaves_merged(
     assert changed == {name for name in before if "layers" in name and "proj.weight" in name}
     worker.export(tmp_path / "merged")
     merged = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged")
-    rows = worker._read_groups(groups[:1], None)
+    rows, *_ = worker._read_groups(groups[:1], None)
     ours, _ = worker._engine(worker._pack(rows))
     theirs = torch.exp(-plain_gspo(merged, [flat(groups[0])], reader, fetch, clip=0.9))
     # With advantage 1 and log π_old = 0 the plain loss is −exp(mean log π); compare one completion.
