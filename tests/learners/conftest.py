@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from o3rl.flow import (
 )
 from o3rl.media import digest
 
+VIDEOS = 6
 WORDS = ["When is the red green blue square seen? From to Frame at The video is in total seconds"]
 
 
@@ -71,12 +73,13 @@ def rank_alone() -> None:
 
 @pytest.fixture(scope="session")
 def frames() -> dict[str, np.ndarray]:
-    """Frames by media key: two to four frames of noise each, of two sizes."""
+    """Frames by media key: two to four frames of noise each, of two sizes; one picture alone."""
     random = np.random.default_rng(0)
-    return {
+    found = {
         f"video-{i}": random.integers(0, 255, (2 + i % 3, 56, 56 + 28 * (i % 2), 3), dtype=np.uint8)
-        for i in range(6)
+        for i in range(VIDEOS)
     }
+    return found | {f"video-{VIDEOS}": random.integers(0, 255, (1, 84, 56, 3), dtype=np.uint8)}
 
 
 def make_prompt(number: int, frames_FHW3: np.ndarray, *, interval: Interval = (1.0, 2.0)) -> Prompt:
@@ -99,16 +102,29 @@ def make_prompt(number: int, frames_FHW3: np.ndarray, *, interval: Interval = (1
 
 @pytest.fixture(scope="session")
 def prompts(frames) -> list[Prompt]:
-    return [make_prompt(i, frames[f"video-{i}"]) for i in range(len(frames))]
+    return [make_prompt(i, frames[f"video-{i}"]) for i in range(VIDEOS)]
 
 
 @pytest.fixture(scope="session")
 def groups(model, prompts, frames) -> list[ScoredGroup]:
     """A group of three to four random completions for every prompt, log-probabilities exact."""
+    return sampled(model, prompts, frames, seed=1)
+
+
+@pytest.fixture(scope="session")
+def picture(model, frames) -> ScoredGroup:
+    """A group about one picture."""
+    prompt = make_prompt(VIDEOS, frames[f"video-{VIDEOS}"])
+    prompt = replace(prompt, plan=replace(prompt.plan, duration=0.0))
+    [found] = sampled(model, [prompt], frames, seed=2)
+    return found
+
+
+def sampled(model: Model, prompts, frames, *, seed: int) -> list[ScoredGroup]:
     policy, processor = load_policy(model), load_processor(model)
     reader = Reader.of(policy, processor, style=PromptStyle.brief, max_tokens=4096)
     packed = PackedPolicy(policy)
-    random = np.random.default_rng(1)
+    random = np.random.default_rng(seed)
     found = []
     for prompt in prompts:
         inputs = reader.prompt(prompt, frames[prompt.media_key])

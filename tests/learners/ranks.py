@@ -11,20 +11,22 @@ from learners.worker import LearnerSettings, RankWorker
 def run(
     rank: int,
     port: int,
-    settings: LearnerSettings,
+    settings: Sequence[LearnerSettings],
     fetch: Fetch,
     calls: Sequence[tuple[str, Sequence[Any]]],
-) -> list[dict[str, float]]:
-    """The metrics of each call, given as a method's name and its argument for every rank."""
+) -> list[list[dict[str, float]]]:
+    """By setting the metrics of each call, given as a method and its argument for every rank."""
     os.environ |= {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "RANK": str(rank),
-        "WORLD_SIZE": str(settings.learning.ranks),
+        "WORLD_SIZE": str(settings[0].learning.ranks),
         "LOCAL_RANK": "0",
         "DS_ACCELERATOR": "cpu",
     }
-    worker = RankWorker(settings, fetch)
-    found = [getattr(worker, method)(by_rank[rank]) for method, by_rank in calls]
+    found = []
+    for chosen in settings:
+        worker = RankWorker(chosen, fetch)
+        found.append([getattr(worker, method)(by_rank[rank]) for method, by_rank in calls])
     worker.close()
     return found

@@ -1,5 +1,7 @@
 """Cutting batches, and the learning rate."""
 
+from random import Random
+
 import pytest
 
 from learners.schedule import Optimisation
@@ -23,6 +25,16 @@ def test_mini_batches_keep_order_and_are_never_empty(items, count, expected):
 def test_shares_are_balanced_by_cost_and_keep_order():
     # 9 to rank 0, 5 and 4 to rank 1; the 1 goes where less is: both have 9, so to rank 0.
     assert shares([4, 9, 5, 1], 2, cost=float) == [[9, 1], [4, 5]]
+
+
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+def test_no_rank_has_more_than_its_part_and_one_item(ranks):
+    random = Random(ranks)
+    for _ in range(50):
+        costs = [random.paretovariate(0.7) for _ in range(random.randint(1, 40))]
+        loads = [sum(share) for share in shares(costs, ranks, cost=float)]
+        assert sum(loads) == pytest.approx(sum(costs))
+        assert max(loads) - min(loads) <= max(costs)
 
 
 def test_fewer_items_than_ranks_leave_ranks_without():
