@@ -1,14 +1,15 @@
 """How much faster a shared prompt is, against the arithmetic: `o3rl bench learner`.
 
-One step (forward and backward over a group, gradients of all parameters, no optimiser) by three
-variants on the same weights, dtype and checkpointing:
+One step (forward and backward over a group, gradients of all parameters, no optimiser) by variants
+on the same weights, dtype and checkpointing:
 
 - `shared`: what the learner runs, one row `[prompt | c1 | … | cG]`;
+- `masked`, on a GPU only: the same row by SDPA with a mask, to compare flex attention with;
 - `sequential`: plain transformers, one pass per completion, `is_causal` SDPA, logits at completion
   positions only, gradients summed up;
 - `batched`: the same with all copies in one batch.
 
-The baseline is the faster of the last two. Time is paired: every repeat runs all three in turn.
+The baseline is the faster of the last two. Time is paired: every repeat runs all variants in turn.
 Memory is the peak above the loaded model, one process per variant. The bound is the ratio of
 `learners.flops` of both sides.
 """
@@ -16,7 +17,7 @@ Memory is the peak above the loaded model, one process per variant. The bound is
 import ctypes
 import gc
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -28,13 +29,18 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from learners import attention
+from learners.architecture import Architecture
 from learners.bench_models import build_policy, build_segment, grids_of
 from learners.flops import Flops, Grids
+from learners.head import LOGITS_AT_ONCE
+from learners.memory import Pass, pass_memory, step_peak
 from learners.shared_prefix import PackedPolicy, Segment, pack
+from o3rl.config import Model
 
 Step = Callable[[], Tensor]
 BASELINES = ("sequential", "batched")
 MEMORY_SECONDS = 3600.0  # limit for one variant's process
+MMAP_THRESHOLD = -3  # glibc's name for it in mallopt
 # Dense bfloat16 FLOP/s that the makers state, by a part of the device's name.
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12}
 
@@ -60,12 +66,25 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
+class StepSeconds:
+    """Of a whole step of RL, and of that what was learning."""
+
+    whole: float
+    learn: float
+
+
+@dataclass(frozen=True, slots=True)
 class Setting:
     """What all variants share: `model` of `learners.bench_models`, device, checkpointing."""
 
     model: str
     device: str
     checkpointing: bool
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """What is measured, ours first."""
+        return ("shared", "masked", *BASELINES) if self.device == "cuda" else ("shared", *BASELINES)
 
 
 def measure(
@@ -74,18 +93,27 @@ def measure(
     """One report a shape. Raises ValueError where there is no such device."""
     if setting.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device is cuda, but torch finds no GPU here; use --device cpu")
+    peaks = {  # while no other model takes room on the device
+        shape: {name: peak_bytes(name, shape, setting) for name in setting.variants if memory}
+        for shape in shapes
+    }
     policy = build_policy(setting)
-    for name in ("shared", *BASELINES):  # libraries' first calls are slow
+    for name in setting.variants:  # libraries' first calls are slow
         _step(name, policy, build_segment(policy, Shape(40, 4, 2)))()
-    return [report(policy, shape, setting, repeats=repeats, memory=memory) for shape in shapes]
+    found = []
+    for shape, bytes_ in peaks.items():
+        timed = report(policy, shape, setting, repeats=repeats)
+        memory_ = _memory(policy, shape, setting, peaks=bytes_, baseline=timed["baseline"])
+        found.append(timed | memory_)
+    return found
 
 
 def report(
-    policy: PreTrainedModel, shape: Shape, setting: Setting, *, repeats: int, memory: bool
+    policy: PreTrainedModel, shape: Shape, setting: Setting, *, repeats: int
 ) -> dict[str, Any]:
-    """The figures of one shape, raw seconds and bytes beside them."""
+    """The figures of one shape, raw seconds beside them."""
     segment = build_segment(policy, shape)
-    steps = {name: _step(name, policy, segment) for name in ("shared", *BASELINES)}
+    steps = {name: _step(name, policy, segment) for name in setting.variants}
     if setting.device == "cuda":  # kernels are compiled and chosen by shape
         for step in steps.values():
             step()
@@ -101,7 +129,7 @@ def report(
     grids = grids_of(segment)
     shared = costs.shared(shape.prompt, completions_G, grids)
     bound = costs.separate(shape.prompt, completions_G, grids) / shared
-    found = {
+    return {
         "P": shape.prompt,
         "C": shape.completion,
         "G": shape.group,
@@ -111,14 +139,31 @@ def report(
         "baseline": baseline,
         "seconds": seconds,
         "flops": {"shared": shared, baseline: shared * bound},
-        "memory_ratio": None,
+        **_throughput(shape, seconds, policy, grids),
         **_circumstances(policy, setting),
     }
-    found |= _throughput(shape, median(seconds["shared"]), policy, grids)
-    if memory:
-        peaks = {name: peak_bytes(name, shape, setting) for name in ("shared", baseline)}
-        found |= {"memory_ratio": peaks[baseline] / peaks["shared"], "memory_bytes": peaks}
-    return found
+
+
+def _memory(
+    policy: PreTrainedModel,
+    shape: Shape,
+    setting: Setting,
+    *,
+    peaks: Mapping[str, int],
+    baseline: str,
+) -> dict[str, Any]:
+    """Measured peaks, their ratio, and what the formula gives for ours."""
+    sizes = Architecture.of(policy.config.to_dict())
+    dtype = str(policy.dtype).removeprefix("torch.")
+    model = Model(dtype=dtype, gradient_checkpointing=setting.checkpointing)
+    segment = build_segment(policy, shape)
+    largest = Pass(segment.tokens, shape.group * shape.completion, len(segment.prompt.pixels_ND))
+    one = pass_memory(sizes, model, largest, logits_mib=LOGITS_AT_ONCE * 4 // 2**20)
+    return {
+        "memory_ratio": peaks[baseline] / peaks["shared"] if peaks else None,
+        "memory_bytes": dict(peaks),
+        "memory_formula": step_peak(sizes, one, each=policy.dtype.itemsize),
+    }
 
 
 def peak_bytes(name: str, shape: Shape, setting: Setting) -> int:
@@ -130,9 +175,9 @@ def peak_bytes(name: str, shape: Shape, setting: Setting) -> int:
 
 def _step(name: str, policy: PreTrainedModel, segment: Segment) -> Step:
     """One step as a function without arguments; it gives the log-probabilities [G, C]."""
-    return {"shared": _shared, "sequential": _sequential, "batched": _batched}[name](
-        policy, segment, _weights(segment, policy.device)
-    )
+    variants = {"shared": _shared, "masked": _masked}
+    variants |= {"sequential": _sequential, "batched": _batched}
+    return variants[name](policy, segment, _weights(segment, policy.device))
 
 
 def _shared(policy: PreTrainedModel, segment: Segment, weights_GC: Tensor) -> Step:
@@ -142,6 +187,31 @@ def _shared(policy: PreTrainedModel, segment: Segment, weights_GC: Tensor) -> St
     def step() -> Tensor:
         attention.use(policy)
         logprobs_GC, _ = packed(batch)
+        (logprobs_GC * weights_GC).sum().backward()
+        return logprobs_GC.detach()
+
+    return step
+
+
+def _masked(policy: PreTrainedModel, segment: Segment, weights_GC: Tensor) -> Step:
+    """The shared row as one text to transformers, who sees whom given as a mask."""
+    packed = PackedPolicy(policy)
+    batch = pack([segment]).to(policy.device)
+    seen_11LL = attention.attention_mask(batch.layout).to(policy.device)[None, None]
+
+    def step() -> Tensor:
+        policy.set_attn_implementation({"text_config": "sdpa"})
+        hidden_1LH = packed.core(
+            input_ids=batch.tokens_1L,
+            position_ids=batch.positions_31L,
+            attention_mask={"full_attention": seen_11LL},
+            pixel_values=batch.pixels_ND,
+            image_grid_thw=batch.grid_I3,
+            use_cache=False,
+        ).last_hidden_state
+        hidden_NH = hidden_1LH[0].index_select(0, batch.predictor_N)
+        logprobs_N, _ = packed.head(hidden_NH, batch.target_N)
+        logprobs_GC = batch.scatter(logprobs_N)
         (logprobs_GC * weights_GC).sum().backward()
         return logprobs_GC.detach()
 
@@ -224,6 +294,9 @@ def _wait(device: torch.device) -> None:
 
 def _peak_here(name: str, shape: Shape, setting: Setting) -> int:
     """What `peak_bytes` runs: one small step first, for what libraries keep for good."""
+    # Tensors of their own pages: the holes that glibc's heap keeps between them depend on the order
+    # of allocations, and came to more than all that the smaller steps need.
+    ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, 2**16)
     policy = build_policy(setting)
     _step(name, policy, build_segment(policy, Shape(40, 4, 2)))()
     step = _step(name, policy, build_segment(policy, shape))
@@ -262,20 +335,22 @@ def _circumstances(policy: PreTrainedModel, setting: Setting) -> dict[str, Any]:
 
 
 def _throughput(
-    shape: Shape, seconds: float, policy: PreTrainedModel, grids: Grids
+    shape: Shape, seconds: Mapping[str, Sequence[float]], policy: PreTrainedModel, grids: Grids
 ) -> dict[str, Any]:
-    """Of the shared variant: completion tokens and FLOP a second, and on a known GPU their share.
+    """By variant: completion tokens and FLOP a second, and on a known GPU their share of its peak.
 
-    As is usual, what checkpointing computes again does not count.
+    As is usual, what checkpointing computes again does not count; what a copy computes again does.
     """
-    completions_G = [shape.completion] * shape.group
-    rate = Flops.of(policy).shared(shape.prompt, completions_G, grids) / seconds
-    found = {
-        "tokens_per_second": shape.group * shape.completion / seconds,
-        "flops_per_second": rate,
-    }
+    costs, completions_G = Flops.of(policy), [shape.completion] * shape.group
+    rates, tokens = {}, {}
+    for name, values in seconds.items():
+        cost = costs.separate if name in BASELINES else costs.shared
+        rates[name] = cost(shape.prompt, completions_G, grids) / median(values)
+        tokens[name] = shape.group * shape.completion / median(values)
+    found: dict[str, Any] = {"tokens_per_second": tokens, "flops_per_second": rates}
     if policy.device.type == "cuda":
-        name = torch.cuda.get_device_name()
-        peaks = [peak for part, peak in PEAK.items() if part in name]
-        found |= {"mfu": rate / peaks[0]} if peaks else {}
+        device = torch.cuda.get_device_name()
+        peak = next((peak for part, peak in PEAK.items() if part in device), None)
+        if peak is not None:
+            found["mfu"] = {name: rate / peak for name, rate in rates.items()}
     return found

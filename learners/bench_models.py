@@ -1,5 +1,6 @@
 """Random policies and random groups to measure: sizes like the real ones, nothing to download."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,12 +14,13 @@ if TYPE_CHECKING:
 
 SMALL_PROMPT = 200  # tokens, below which one picture of one token is all
 SIDE = 24  # patches a side of a picture: 336 px, 144 image tokens
-IDS: dict[str, Any] = {
+IDS = {
     "vision_start_token_id": 1,
     "vision_end_token_id": 2,
     "image_token_id": 3,
     "video_token_id": 4,
 }
+ENDS = {"eos_token_id": 5, "pad_token_id": 6}
 TOWER = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16}
 TOWER |= {"fullatt_block_indexes": [7, 15, 23, 31]}
 SIZES = {
@@ -76,17 +78,20 @@ SIZES = {
 }
 
 
-def config_of(model: str) -> Qwen2_5_VLConfig:
-    """A Qwen2.5-VL of one of `SIZES`; ValueError for another name."""
+def config_of(
+    model: str, *, tokens: Mapping[str, int] = IDS, ends: Mapping[str, int] = ENDS
+) -> Qwen2_5_VLConfig:
+    """A Qwen2.5-VL of one of `SIZES`, special tokens as given; ValueError for another name."""
     if model not in SIZES:
         raise ValueError(f"--model is {model!r}; it must be one of {', '.join(SIZES)}")
     text, vision = SIZES[model]
     head = text["hidden_size"] // text["num_attention_heads"]
     sections = [head // 8, head * 3 // 16, head * 3 // 16]  # of half a head: time, height, width
     rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections}
-    tokens = {"bos_token_id": None, "eos_token_id": 5, "pad_token_id": 6}
     return Qwen2_5_VLConfig(
-        text_config=text | tokens | {"rope_parameters": rope, "max_position_embeddings": 32768},
+        text_config=text
+        | {"bos_token_id": None, **ends}
+        | {"rope_parameters": rope, "max_position_embeddings": 32768},
         vision_config=vision
         | {
             "out_hidden_size": text["hidden_size"],
@@ -96,7 +101,7 @@ def config_of(model: str) -> Qwen2_5_VLConfig:
             "window_size": 112,
         },
         tie_word_embeddings=text["tie_word_embeddings"],
-        **IDS,
+        **tokens,
     )
 
 

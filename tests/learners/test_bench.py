@@ -15,13 +15,13 @@ def test_all_variants_give_the_same_gradients():
     segment = build_segment(policy, Shape(240, 9, 3))
     assert len(segment.prompt.tokens_P) == 240
     found = {}
-    for name in ("shared", *BASELINES):
+    for name in ("shared", "masked", *BASELINES):
         policy.zero_grad()
         logprobs_GC = bench._step(name, policy, segment)()
         gradients = [p.grad for p in policy.parameters()]
         assert None not in gradients
         found[name] = (logprobs_GC, torch.cat([g.flatten() for g in gradients]))
-    for name in BASELINES:
+    for name in ("masked", *BASELINES):
         for ours, theirs in zip(found["shared"], found[name], strict=True):
             assert (ours - theirs).norm() / theirs.norm() < 1e-5, name
 
@@ -46,6 +46,7 @@ def test_a_report_a_shape():
     # vision tower 3.
     assert 1.5 < found["bound"] < 2.8
     assert found["memory_ratio"] is None
+    assert found["tokens_per_second"].keys() == found["seconds"].keys()
 
 
 def test_memory_is_counted_above_the_model():
