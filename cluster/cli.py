@@ -20,6 +20,7 @@ from cluster.parsing import add_command as _command
 from cluster.parsing import takes_config as _config
 from cluster.parsing import takes_overrides as _overrides
 from cluster.parsing import takes_resume as _resume
+from cluster.parsing_bench import add_bench
 from cluster.parsing_plan import add_plan
 
 Handler = Callable[[argparse.Namespace], int]
@@ -89,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     _evaluate(commands)
     _answer(commands)
     _score(commands)
-    _bench(commands)
+    add_bench(commands)
     _tiny(commands)
     _looking_around(commands)
     return parser
@@ -271,61 +272,6 @@ def _score(commands) -> None:
     score.add_argument("source", type=Path, metavar="FILE", help="one JSON object a line")
     score.add_argument("--profile", default="paper", choices=("paper", "released", "strict"))
     score.add_argument("--out", type=Path, required=True, help="JSONL with parts, total, claims")
-
-
-def _bench(commands) -> None:
-    bench = commands.add_parser(
-        "bench", help="what the parts cost on this machine", description="What the parts cost."
-    )
-    bench.set_defaults(parser=bench)
-    kinds = bench.add_subparsers(title="commands", metavar="COMMAND", dest="kind")
-    rewards = _command(
-        kinds,
-        "rewards",
-        "cluster.bench:rewards",
-        "completions scored a second by task and profile, parsing time by length, share of a step",
-    )
-    rewards.add_argument(
-        "--seconds", type=float, default=9.0, help="of timing completions (default 9)"
-    )
-    rewards.add_argument(
-        "--run", type=Path, help="a run's folder, for scoring's share of its steps"
-    )
-    rewards.add_argument("--json", action="store_true", help="JSON instead of tables")
-    loop = _command(
-        kinds,
-        "loop",
-        "cluster.bench_loop:run",
-        "what the controller costs by number of replicas, and how sampling and learning overlap",
-    )
-    loop.add_argument("--real", action="store_true", help="the tiny model, an engine and a rank")
-    loop.add_argument("--seconds", type=float, default=2.0, help="of a stand-in (default 2)")
-    loop.add_argument("--rounds", type=int, default=8, help="groups a replica, steps (default 8)")
-    loop.add_argument("--without-ray", action="store_true", help="stand-ins of one process only")
-    loop.add_argument("--json", action="store_true", help="JSON instead of tables")
-    learner = _command(
-        kinds,
-        "learner",
-        "cluster.bench_learner:run",
-        "a learner's step with a shared prompt against plain transformers and the arithmetic",
-    )
-    learner.add_argument("--json", action="store_true", help="a JSON list instead of a table")
-    learner.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    learner.add_argument("--repeats", type=int, default=5, help="of each variant (default 5)")
-    learner.add_argument(
-        "--shapes",
-        default="2400x256x8,2400x256x4,1000x128x8,356x128x8",
-        help="PxCxG, … : tokens of prompt, of each completion, completions (default %(default)s)",
-    )
-    learner.add_argument(
-        "--model", default="80m", help="random Qwen2.5-VL: 1m, 80m, 3b or 7b (default 80m)"
-    )
-    learner.add_argument(
-        "--without-checkpointing", action="store_true", help="keep activations, both sides"
-    )
-    learner.add_argument(
-        "--without-memory", action="store_true", help="no further processes to measure memory"
-    )
 
 
 def _tiny(commands) -> None:
