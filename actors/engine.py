@@ -97,6 +97,10 @@ class Engine:
         settings = SamplingParams(max_tokens=2, output_kind=RequestOutputKind.FINAL_ONLY)
         await self._request(shown, settings)
 
+    def forbid_end(self) -> None:
+        """Every completion is to have `sampling.max_tokens`, to measure equal lengths."""
+        self._forbidden = [*self._forbidden, self._tokenizer.eos_token_id]
+
     async def adopt(self, version: Version) -> None:
         """Serve the weights of `model.path`, that vLLM started with, under this version."""
         if self.version is not None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 SMALL_PROMPT = 200  # tokens, below which one picture of one token is all
 SIDE = 24  # patches a side of a picture: 336 px, 144 image tokens
-IDS = {
+IDS: dict[str, Any] = {
     "vision_start_token_id": 1,
     "vision_end_token_id": 2,
     "image_token_id": 3,
@@ -79,7 +79,7 @@ SIZES = {
 
 
 def config_of(
-    model: str, *, tokens: Mapping[str, int] = IDS, ends: Mapping[str, int] = ENDS
+    model: str, *, tokens: Mapping[str, Any] = IDS, ends: Mapping[str, Any] = ENDS
 ) -> Qwen2_5_VLConfig:
     """A Qwen2.5-VL of one of `SIZES`, special tokens as given; ValueError for another name."""
     if model not in SIZES:

@@ -18,6 +18,7 @@ MAY_NAME = {  # libraries that only these folders import
     "ray": {"rewards", "actors", "learners", "cluster"},
     "vllm": {"actors"},
     "deepspeed": {"learners"},
+    "trl": {"learners"},
     "mlflow": {"o3rl", "cluster"},
 }
 LINES = 400
