@@ -22,6 +22,7 @@ from cluster.parsing import takes_overrides as _overrides
 from cluster.parsing import takes_resume as _resume
 from cluster.parsing_bench import add_bench
 from cluster.parsing_plan import add_plan
+from cluster.parsing_runs import add_runs
 
 Handler = Callable[[argparse.Namespace], int]
 
@@ -30,6 +31,7 @@ from nothing to a trained model:  o3rl demo
 on your own data:                 o3rl data import STGR-RL.json --media ROOT --out DIR
                                   o3rl sft CONFIG, o3rl train CONFIG, o3rl evaluate CONFIG
 configurations that are shipped:  o3rl configs
+on a Ray cluster:                 o3rl submit CONFIG, o3rl status, o3rl logs RUN, o3rl stop RUN
 what is missing on this machine:  o3rl doctor
 """
 
@@ -87,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     _sft(commands)
     _train(commands)
     add_plan(commands)
+    add_runs(commands)
     _evaluate(commands)
     _answer(commands)
     _score(commands)
@@ -220,9 +223,15 @@ def _sft(commands) -> None:
 
 
 def _train(commands) -> None:
-    train = _command(commands, "train", "cluster.train:run", "reinforcement learning (GSPO, GRPO)")
+    words = "reinforcement learning (GSPO, GRPO)"
+    train = _command(commands, "train", "cluster.supervisor:run", words)
     _config(train)
     _resume(train)
+    train.add_argument(
+        "--again",
+        action="store_true",
+        help="as --resume, but begin where there is no checkpoint: a job's further attempts",
+    )
 
 
 def _evaluate(commands) -> None:

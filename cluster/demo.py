@@ -13,13 +13,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from cluster.configs import load_named, model_path, of_model, start_of_sft
 from cluster.data import import_table, write_synthetic
 from o3rl.config import Run, as_yaml, require
+
+if TYPE_CHECKING:
+    from cluster.session import Session
 
 BUDGET = {"synth": 60, "import": 15, "sft": 120, "rl": 360, "evaluate": 150, "report": 15}
 FILES = {"sft": "STGR-SFT.json", "rl": "STGR-RL.json", "held-out": "STGR-held-out.json"}
@@ -45,8 +48,8 @@ def run(options: argparse.Namespace) -> int:
         _import(config, console)
     from cluster.session import ray_session
 
-    with ray_session(config.cluster):
-        report, pages = asyncio.run(_learn(config, clock))
+    with ray_session(config.cluster) as session:
+        report, pages = asyncio.run(_learn(config, session, clock))
     with clock.stage("report"):
         _report(config, report, pages, clock, console)
     return 0
@@ -91,18 +94,18 @@ def _import(config: Run, console: Console) -> None:
         console.print(import_table(report))
 
 
-async def _learn(config: Run, clock: Clock) -> tuple[dict[str, Any], list[Any]]:
+async def _learn(config: Run, session: "Session", clock: Clock) -> tuple[dict[str, Any], list[Any]]:
     """SFT, RL and the evaluation of base, SFT and RL; returns the report and the pages."""
     from cluster.evaluate import evaluate
     from cluster.sft import sft
-    from cluster.train import train
+    from cluster.supervisor import supervise
     from o3rl import report
     from o3rl.store import read_rows
 
     with clock.stage("sft"):
         cold = await sft(start_of_sft(config))
     with clock.stage("rl"):
-        trained = await train(of_model(config, str(cold.model)))
+        trained = await supervise(of_model(config, str(cold.model)), session)
     with clock.stage("evaluate"):
         models = {
             "base": model_path(config.sft.start),

@@ -13,20 +13,40 @@ START_ATTEMPTS = 3
 logger = logging.getLogger(__name__)
 
 
+class Session:
+    """A Ray that was started here (`cluster.address` empty) or joined: one Ray job, until it is
+    renewed.
+    """
+
+    def __init__(self, cluster: Cluster):
+        self._cluster = cluster
+        self._begin()
+
+    def renew(self) -> None:
+        """End it with all actors and placement groups in it, and begin another one."""
+        ray.shutdown()
+        self._begin()
+
+    def _begin(self) -> None:
+        if self._cluster.address:
+            ray.init(
+                address=self._cluster.address, log_to_driver=False, logging_level=logging.WARNING
+            )
+        else:
+            _start_here(self._cluster)
+
+
 @contextmanager
-def ray_session(cluster: Cluster) -> Iterator[None]:
-    """Start Ray here (`cluster.address` empty) or join the cluster at that address.
+def ray_session(cluster: Cluster) -> Iterator[Session]:
+    """Start Ray here, or join the cluster at `cluster.address`.
 
     A Ray that was started here is stopped at the end, whatever ended the block.
     """
     if not cluster.gpus_per_rank:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed looks at its first import
-    if cluster.address:
-        ray.init(address=cluster.address, log_to_driver=False)
-    else:
-        _start_here(cluster)
+    session = Session(cluster)
     try:
-        yield
+        yield session
     finally:
         ray.shutdown()
 
@@ -38,6 +58,7 @@ def _start_here(cluster: Cluster) -> None:
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
             ray.init(
+                address="local",  # not a cluster that happens to run on this machine
                 num_cpus=cluster.cpus or None,
                 include_dashboard=False,
                 log_to_driver=False,

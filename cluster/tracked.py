@@ -1,6 +1,7 @@
 """A stage's tracker: made from the configuration, closed with how the stage ended."""
 
 import asyncio
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -9,7 +10,9 @@ from pathlib import Path
 from o3rl.config import Run, as_yaml
 from o3rl.files import write_text
 from o3rl.store import fingerprint
-from o3rl.tracking import MlflowTracker
+from o3rl.tracking import MlflowStore, MlflowTracker
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -30,8 +33,9 @@ def tracked(
         folder,
         uri=run.tracking.uri or f"sqlite:///{database}",
         experiment=run.tracking.experiment,
-        name=f"{run.name}-{stage}",
-        tags={"stage": stage},
+        name=_name(run, stage),
+        tags=_tags(stage),
+        run_id=run.tracking.run_id if stage == "rl" else "",
         after=after,
     )
     status = "FAILED"
@@ -46,3 +50,29 @@ def tracked(
         raise
     finally:
         tracker.close(status)
+
+
+def begin(run: Run, *, stage: str) -> str:
+    """Make the MLflow run of a stage ahead of it, on a server; its id, or empty if none answers."""
+    tracking = run.tracking
+    store = MlflowStore(
+        tracking.uri,
+        experiment=tracking.experiment,
+        name=_name(run, stage),
+        tags=_tags(stage),
+        system_metrics=False,
+    )
+    try:
+        return store.open("")
+    except Exception as error:  # MLflow's and those of the libraries below it
+        said = " ".join(str(error).split())
+        log.warning("no answer here from MLflow at %s, the job asks: %.200s", tracking.uri, said)
+        return ""
+
+
+def _name(run: Run, stage: str) -> str:
+    return f"{run.name}-{stage}"
+
+
+def _tags(stage: str) -> dict[str, str]:
+    return {"stage": stage}

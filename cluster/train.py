@@ -1,21 +1,18 @@
-"""`o3rl train`: reinforcement learning of one run, from rows in Parquet to a Hugging Face folder.
+"""Reinforcement learning of one run, from rows in Parquet to a Hugging Face folder.
 
 Everything lies in `FOLDER/rl`: config.yaml, metrics.jsonl, model, best, checkpoints, pages,
-ledger.parquet. Wired here: which service is which protocol of the loop.
+attempts, ledger.parquet. Wired here: which service is which protocol of the loop. It runs in the
+controller (cluster/controller.py), which `o3rl train` watches (cluster/supervisor.py).
 """
 
-import argparse
-import asyncio
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from cluster.configs import load_named
-from cluster.progress import Show
-from o3rl.checkpoints import LEDGER, Checkpoint, Checkpoints, start_from, state_of
+from cluster.control import Control, Phase, Running
+from o3rl.checkpoints import LEDGER, Checkpoint, Checkpoints, state_of
 from o3rl.config import Run
 from o3rl.flow import Row, ScoredGroup, Version
 
@@ -27,22 +24,10 @@ if TYPE_CHECKING:  # a wrong configuration is told before any of these is import
     from o3rl.admission import Admission
     from o3rl.ledger import Ledger
     from o3rl.loop import Loop
-    from o3rl.observers import Validation
+    from o3rl.observers import Checkpointing, Validation
     from o3rl.order import RowOrder
     from o3rl.tracking import Tracker
     from rewards.pool import ScorerPool
-
-
-def run(options: argparse.Namespace) -> int:
-    """Check the configuration, then train."""
-    config = load_named(options.config, options.overrides)
-    checkpoint = start_from(Path(config.folder) / "rl", resume=options.resume)
-    from cluster.session import ray_session
-
-    with ray_session(config.cluster):
-        trained = asyncio.run(train(config, checkpoint=checkpoint))
-    sys.stdout.write(f"{trained.steps} steps; the model is in {trained.model}\n")
-    return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +39,14 @@ class Trained:
     samples: int
     tokens: int
     seconds: float
+    stopped: bool = False  # on request, before its last step
 
 
-async def train(config: Run, *, checkpoint: Checkpoint | None = None) -> Trained:
+async def train(config: Run, control: Control, *, checkpoint: Checkpoint | None = None) -> Trained:
     """Train `config` in a started Ray session, anew or from a checkpoint of its folder.
 
-    Raises ValueError for data or a model that cannot be used.
+    `control` steers it. Raises ValueError for data or a model that cannot be used.
     """
-    from cluster.progress import bar
     from cluster.services import services
     from cluster.tracked import tracked
     from o3rl.order import order_of, steps_of
@@ -75,36 +60,44 @@ async def train(config: Run, *, checkpoint: Checkpoint | None = None) -> Trained
     order = order_of(rows, config.seed, task_weights=config.data.task_weights)
     settings = config.loop
     steps = steps_of(order, epochs=settings.epochs, size=settings.groups, steps=settings.steps)
+    control.steps = steps
     validated = read_rows(config.data.validation) if _validates(config) else []
     state = state_of(folder, checkpoint)
-    after = checkpoint.step if checkpoint else None
+    after = checkpoint.step if checkpoint else 0 if state else None
     data = {"data.train": config.data.train}
     if validated:
         data["data.validation"] = config.data.validation
-    with (
-        tracked(config, folder, stage="rl", data=data, after=after) as tracker,
-        bar("training", steps) as show,
-    ):
+    with tracked(config, folder, stage="rl", data=data, after=after) as tracker:
         async with services(config, folder) as start:
             parts = await _start(
-                config, start, rows, order=order, steps=steps, checkpoint=checkpoint, state=state
+                config, start, rows, order=order, steps=steps, checkpoint=checkpoint
             )
             tally = Tally()
             loop = _loop(config, parts, validated, tally=tally, tracker=tracker, folder=folder)
-            loop.observe(Bar(show))
-            if state:
-                loop.restore(state["loop"])
-                tally.restore(state["tally"])
+            checkpoints = _checkpointing(config, parts, loop, tally=tally, folder=folder)
+            loop.observe(checkpoints)
+            loop.observe(control)
+            for part, name in ((loop, "loop"), (parts.admission, "admission"), (tally, "tally")):
+                if name in state:
+                    part.restore(part.state() | state[name])
+            pool = parts.sampler.pool
+            control.started(Running(loop, pool, checkpoints.save, lambda: tracker.run_id))
             try:
                 await loop.run(steps)
             finally:
                 parts.ledger.write(folder / LEDGER)
-            await parts.group.export(folder / "model")
+            control.enter(Phase.WRITING)
+            stopped = loop.step < steps
+            if stopped:
+                model = (await checkpoints.save(loop.step)).path / "model"
+            else:
+                model = folder / "model"
+                await parts.group.export(model)
             tracker.artifact(folder / LEDGER, "")
-        if config.tracking.model:
-            tracker.artifact(folder / "model", "model")
+        if config.tracking.model and not stopped:
+            tracker.artifact(model, "model")
     seconds = perf_counter() - began
-    return Trained(folder / "model", loop.step, tally.samples, tally.tokens, seconds)
+    return Trained(model, loop.step, tally.samples, tally.tokens, seconds, stopped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +122,6 @@ async def _start(
     order: "RowOrder",
     steps: int,
     checkpoint: Checkpoint | None,
-    state: dict[str, Any],
 ) -> Parts:
     from cluster.services import Learning, Sampling
     from learners.schedule import Optimisation
@@ -154,8 +146,6 @@ async def _start(
         planned=steps * config.loop.groups,
         ahead=config.loop.groups,
     )
-    if state:
-        admission.restore(state["admission"])
     scorers = start.scorers()
     membership = start.membership(pool)
     sampling, learning = Sampling(pool), Learning(group)
@@ -175,7 +165,7 @@ def _loop(
     from cluster.services import box_convention
     from learners.shares import permute_advantages
     from o3rl.loop import Loop
-    from o3rl.observers import Checkpointing, Tracking
+    from o3rl.observers import Tracking
 
     def permuted(groups: list[ScoredGroup]) -> list[ScoredGroup]:
         return permute_advantages(groups, seed=f"{config.seed}/{loop.step}")
@@ -204,23 +194,25 @@ def _loop(
             convention=box_convention(config.model.path),
         )
     )
-    loop.observe(
-        Checkpointing(
-            Checkpoints(
-                folder,
-                parts.learner,
-                every=config.loop.checkpoint_every,
-                keep=config.loop.keep_checkpoints,
-            ),
-            parts.ledger,
-            lambda: {
-                "loop": loop.state(),
-                "admission": parts.admission.state(),
-                "tally": tally.state(),
-            },
-        )
-    )
     return loop
+
+
+def _checkpointing(
+    config: Run, parts: Parts, loop: "Loop", *, tally: "Tally", folder: Path
+) -> "Checkpointing":
+    from o3rl.observers import Checkpointing
+
+    settings = config.loop
+    kept = Checkpoints(
+        folder,
+        parts.learner,
+        every=settings.checkpoint_every,
+        keep=settings.keep_checkpoints,
+    )
+    stateful = {"loop": loop, "admission": parts.admission, "tally": tally}
+    return Checkpointing(
+        kept, parts.ledger, lambda: {name: part.state() for name, part in stateful.items()}
+    )
 
 
 def _validates(config: Run) -> bool:
@@ -264,20 +256,3 @@ class Tally:
     def restore(self, state: Mapping[str, int]) -> None:
         """Go on counting where `state` was taken."""
         self.samples, self.tokens = state["samples"], state["tokens"]
-
-
-class Bar:
-    """Moves the progress bar."""
-
-    def __init__(self, show: Show):
-        self._show = show
-
-    async def stepped(
-        self, step: int, version: Version, groups: Sequence[ScoredGroup], metrics: dict[str, float]
-    ) -> None:
-        """One step."""
-        del version, groups
-        words = f"reward {metrics['reward/total']:.2f}"
-        if "validation/total" in metrics:
-            words += f", validation {metrics['validation/total']:.2f}"
-        self._show(step, words)

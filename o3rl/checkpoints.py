@@ -104,7 +104,13 @@ def start_from(folder: Path, *, resume: bool) -> Checkpoint | None:
     Raises ValueError where there is none to resume, and where a new run would mix with an old one.
     """
     if resume:
-        return _last(folder / CHECKPOINTS)
+        found = last_of(folder)
+        if found is None:
+            raise ValueError(
+                f"there is no checkpoint in {folder / CHECKPOINTS} to resume from; begin anew, "
+                "without --resume and in another folder=…"
+            )
+        return found
     metrics = folder / "metrics.jsonl"
     if metrics.is_file() and metrics.stat().st_size:
         raise ValueError(
@@ -113,34 +119,29 @@ def start_from(folder: Path, *, resume: bool) -> Checkpoint | None:
     return None
 
 
+def last_of(folder: Path) -> Checkpoint | None:
+    """The last checkpoint of the stage in `folder`, if there is one."""
+    return next(reversed(_whole(folder / CHECKPOINTS)), None)
+
+
 def state_of(folder: Path, checkpoint: Checkpoint | None) -> dict[str, Any]:
     """What loop and admission of the stage in `folder` go on from; empty to begin anew.
 
-    Each start is an incarnation of its own, also where two starts go on from the same checkpoint:
-    the last one's number is kept in the folder.
+    Each start is an incarnation of its own, also where two starts go on from the same checkpoint,
+    or where a run begins again that had none yet: that changes nothing else of the parts. The last
+    one's number is kept in the folder.
     """
     last = folder / "incarnation"
-    if checkpoint is None:
+    before = int(last.read_text()) if last.is_file() else -1
+    if checkpoint is None and before < 0:
         write_text(last, "0\n")
         return {}
-    state = checkpoint.state()
-    number = state["loop"]["incarnation"]
-    if last.is_file():
-        number = max(number, int(last.read_text()))
+    state = checkpoint.state() if checkpoint else {"loop": {}, "admission": {}}
+    number = max(before, state["loop"].get("incarnation", 0))
     write_text(last, f"{number + 1}\n")
     for part in ("loop", "admission"):
         state[part]["incarnation"] = number
     return state
-
-
-def _last(folder: Path) -> Checkpoint:
-    found = _whole(folder)
-    if not found:
-        raise ValueError(
-            f"there is no checkpoint in {folder} to resume from; begin anew, without --resume and "
-            "in another folder=…"
-        )
-    return found[-1]
 
 
 def _whole(folder: Path) -> list[Checkpoint]:

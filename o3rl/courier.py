@@ -103,20 +103,21 @@ class Mark:
         write_text(path, json.dumps(asdict(self)))
 
     @staticmethod
-    def read(path: Path, *, store: str) -> "Mark":
-        """The mark at `path`; a fresh one if there is none, or none for this store."""
+    def read(path: Path, *, store: str, run_id: str = "") -> "Mark":
+        """The mark at `path`; a fresh one, of `run_id`, if there is none or none for this store."""
         if not path.exists():
-            return Mark(store, "", 0)
+            return Mark(store, run_id, 0)
         fields = json.loads(path.read_text())
         if fields["store"] != store:
-            return Mark(store, "", 0)
+            return Mark(store, run_id, 0)
         return Mark(**fields)
 
 
 class Courier:
     """One thread between a run's folder and a store, named `name` for the mark and messages.
 
-    `after` is the step that the run goes on from: what was logged later is cut off the journal.
+    `run_id` is the store's run to go on with where the mark names none. `after` is the step that
+    the run goes on from: what was logged later is cut off the journal.
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class Courier:
         *,
         name: str,
         mark: Path,
+        run_id: str = "",
         after: int | None = None,
         capacity: int = 1000,
         pause: tuple[float, float] = (1.0, 60.0),
@@ -134,7 +136,7 @@ class Courier:
         self._journal = journal
         self._name = name
         self._mark_path = mark
-        self._mark = Mark.read(mark, store=name)
+        self._mark = Mark.read(mark, store=name, run_id=run_id)
         if after is not None:
             self._rewind(after)
         self._capacity = capacity

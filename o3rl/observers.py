@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from o3rl.boxes import BoxConvention
-from o3rl.checkpoints import Checkpoints, Store
+from o3rl.checkpoints import Checkpoint, Checkpoints, Store
 from o3rl.decode import MediaError
 from o3rl.evaluation import GREEDY, Answered, Evaluator
 from o3rl.evidence import Entry
@@ -165,7 +165,11 @@ class Checkpointing:
         """Save where a checkpoint is due."""
         del version, groups, metrics
         if self._checkpoints.due(step):
-            await self._checkpoints.save(step, self._state(), ledger=self._ledger)
+            await self.save(step)
+
+    async def save(self, step: int) -> Checkpoint:
+        """Take the one after `step`, the last one that was trained."""
+        return await self._checkpoints.save(step, self._state(), ledger=self._ledger)
 
 
 async def entries_of(answered: Sequence[Answered], frames: Frames, *, limit: int) -> list[Entry]:

@@ -357,12 +357,18 @@ class Cluster:
     gpus_per_rank: float = 1.0
     cpus_per_rank: float = 1.0
     start_seconds: float = 300.0  # limit for placement and for the learner group
+    controller_restarts: int = 3  # with no new checkpoint in between
+    controller_seconds: float = 120.0  # without an answer, after which it is started again
 
     def __post_init__(self):
         require(self.cpus >= 0, "cluster.cpus", self.cpus, "0 (all) or more")
         require(self.gpus_per_rank >= 0, "cluster.gpus_per_rank", self.gpus_per_rank, "0 or more")
         require(self.cpus_per_rank > 0, "cluster.cpus_per_rank", self.cpus_per_rank, "more than 0")
-        require(self.start_seconds > 0, "cluster.start_seconds", self.start_seconds, "more than 0")
+        for name in ("start_seconds", "controller_seconds"):
+            value = getattr(self, name)
+            require(value > 0, f"cluster.{name}", value, "more than 0")
+        restarts = self.controller_restarts
+        require(restarts >= 0, "cluster.controller_restarts", restarts, "0 (never) or more")
 
 
 @dataclass
@@ -371,6 +377,7 @@ class Tracking:
 
     uri: str = ""  # empty: SQLite in the run's folder
     experiment: str = "o3rl"
+    run_id: str = ""  # of the MLflow run that RL goes on with; empty: one of its own
     rollouts: int = 8  # per logged step, in the table and on the evidence page
     pages_every: int = 20  # steps
     model: bool = False  # whether the final model is copied there too

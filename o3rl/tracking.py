@@ -91,7 +91,8 @@ class MlflowTracker:
     """Writes into `folder` and has a thread bring it to MLflow at `uri`.
 
     An empty `uri` means SQLite at `folder`/mlflow.db. The run's id is kept in
-    `folder`/tracking.json, so that opening the same folder again continues the same MLflow run.
+    `folder`/tracking.json, so that opening the same folder again continues the same MLflow run;
+    a folder that has none begins with `run_id`, if one is given.
     `after` is the step of the checkpoint that the run goes on from, None for a new one: metrics and
     table rows of later steps are dropped from `folder`, and MLflow is not sent those steps again.
     Raises ValueError for a uri without a scheme.
@@ -105,6 +106,7 @@ class MlflowTracker:
         experiment: str = "o3rl",
         name: str = "",
         tags: Mapping[str, str] | None = None,
+        run_id: str = "",
         after: int | None = None,
         system_metrics: bool = True,
         close_seconds: float = 60.0,
@@ -131,6 +133,7 @@ class MlflowTracker:
             self._journal,
             name=f"MLflow at {self.uri}",
             mark=folder / MARK,
+            run_id=run_id,
             after=after,
         )
 

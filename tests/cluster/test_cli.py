@@ -101,7 +101,7 @@ def test_answer_refuses_a_missing_video_at_once(tmp_path):
 )
 def test_overrides_may_stand_anywhere_after_the_configuration(arguments, overrides, monkeypatch):
     seen = []
-    module = {"train": "cluster.train", "evaluate": "cluster.evaluate", "demo": "cluster.demo"}
+    module = {"train": "cluster.supervisor", "evaluate": "cluster.evaluate", "demo": "cluster.demo"}
     fake = type(sys)("fake")
     fake.run = lambda options: seen.append(options.overrides) or 0
     monkeypatch.setitem(sys.modules, module[arguments[0]], fake)

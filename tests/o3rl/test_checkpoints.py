@@ -89,3 +89,10 @@ def test_a_new_run_does_not_mix_with_an_old_one(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     with pytest.raises(ValueError, match=r"a run lies in .*--resume"):
         start_from(tmp_path, resume=False)
+
+
+def test_a_run_that_begins_again_without_a_checkpoint_is_an_incarnation_of_its_own(tmp_path):
+    assert state_of(tmp_path, None) == {}
+    for number in (0, 1):  # `restore` makes it one more
+        part = {"incarnation": number}
+        assert state_of(tmp_path, None) == {"loop": part, "admission": part}

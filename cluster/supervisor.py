@@ -1,0 +1,206 @@
+"""`o3rl train`: starts a run's controller, shows its progress, starts it again if it is lost.
+
+| who waits    | for whom                 | at most                      | then              |
+|--------------|--------------------------|------------------------------|-------------------|
+| `supervise`  | the controller's process | `cluster.start_seconds`      | it counts as lost |
+| `supervise`  | its answer, all the time | `cluster.controller_seconds` | it counts as lost |
+| an interrupt | the services to end      | `INTERRUPT_SECONDS`          | it is killed      |
+
+Laws: a lost controller goes on from the last checkpoint, at most `cluster.controller_restarts`
+times without a new one; each start is a Ray job of its own, so that Ray ends all that the one
+before has left; a run that another attempt has taken over is not taken back. Errors of the data
+and the configuration reach the user as the one line that they are.
+"""
+
+import argparse
+import asyncio
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster.configs import load_named
+from cluster.control import RunLost
+from cluster.progress import Show, bar
+from cluster.train import Trained
+from o3rl.checkpoints import Checkpoint, last_of, start_from
+from o3rl.config import Run
+
+if TYPE_CHECKING:  # a wrong configuration is told before Ray is imported
+    from cluster.control import Status
+    from cluster.session import Session
+
+POLL_SECONDS = 0.5
+INTERRUPT_SECONDS = 120.0
+
+log = logging.getLogger(__name__)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Check the configuration, then train."""
+    config = load_named(options.config, options.overrides)
+    folder = Path(config.folder) / "rl"
+    checkpoint = last_of(folder) if options.again else start_from(folder, resume=options.resume)
+    from cluster.session import ray_session
+
+    with ray_session(config.cluster) as session:
+        trained = asyncio.run(supervise(config, session, checkpoint=checkpoint))
+    if trained.stopped:
+        said = f"stopped after {trained.steps} steps; --resume goes on"
+    else:
+        said = f"{trained.steps} steps"
+    sys.stdout.write(f"{said}; the model is in {trained.model}\n")
+    return 0
+
+
+async def supervise(
+    config: Run, session: "Session", *, checkpoint: Checkpoint | None = None
+) -> Trained:
+    """Train `config` by a controller in `session`, which is begun anew where that one is lost.
+
+    Raises RuntimeError when it is lost too often, and what `train` raises.
+    """
+    from cluster.controller import start_controller
+
+    folder = Path(config.folder) / "rl"
+    losses, after = Losses(), None
+    while True:
+        controller = start_controller(config, level=log.getEffectiveLevel())
+        eye = _Eye(controller)
+        try:
+            return await _trained(eye, config, checkpoint=checkpoint, after=after)
+        except RunLost as error:
+            checkpoint = last_of(folder)
+            lost = losses.add(checkpoint)
+            if lost > config.cluster.controller_restarts:
+                raise RuntimeError(
+                    f"{error}; that was {lost} times without a new checkpoint, and "
+                    f"cluster.controller_restarts is {config.cluster.controller_restarts}"
+                ) from error
+            place = checkpoint.path if checkpoint else "the beginning"
+            log.warning("%s; it starts again from %s", error, place)
+        after = eye.attempt or after
+        session.renew()
+
+
+class Losses:
+    """Counts how often a run was lost since it last came further, by its checkpoints."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._reached: Checkpoint | None = None
+
+    def add(self, checkpoint: Checkpoint | None) -> int:
+        """A loss, after which `checkpoint` is the last one; how many those are by now."""
+        self._count = self._count + 1 if checkpoint == self._reached else 1
+        self._reached = checkpoint
+        return self._count
+
+
+async def _trained(
+    eye: "_Eye", config: Run, *, checkpoint: Checkpoint | None, after: int | None
+) -> Trained:
+    """What one controller gives; it is ended in any case."""
+    import ray
+
+    from cluster.controller import of
+    from o3rl.source import source_digest
+
+    call = eye.controller.run.remote(checkpoint, after=after, source=source_digest())
+    ending = asyncio.ensure_future(of(call))
+    try:
+        await _watch(eye, ending, config)
+        return await _result(ending)
+    except asyncio.CancelledError:
+        await _interrupt(eye.controller)
+        raise
+    finally:
+        ending.cancel()
+        ray.kill(eye.controller)
+
+
+async def _watch(eye: "_Eye", ending: asyncio.Future[Trained], config: Run) -> None:
+    """Show log and progress until the run ends. Raises RunLost if there is no answer."""
+    seconds = config.cluster.controller_seconds
+    status = await eye.look(config.cluster.start_seconds)
+    while not status.steps and not ending.done():
+        await asyncio.wait([ending], timeout=POLL_SECONDS)
+        status = await eye.look(seconds)
+    if not status.steps:
+        return
+    with bar("training", status.steps) as show:
+        while not ending.done():
+            _show(show, status)
+            await asyncio.wait([ending], timeout=POLL_SECONDS)
+            status = await eye.look(seconds)
+        _show(show, status)
+
+
+class _Eye:
+    """Looks at a controller, and brings its log into ours."""
+
+    def __init__(self, controller: Any):
+        self.controller = controller
+        self.attempt = 0  # that the controller is, once it has said so
+        self._place = 0
+
+    async def look(self, seconds: float) -> "Status":
+        """Its status. Raises RunLost if it is dead or says nothing within `seconds`."""
+        from ray.exceptions import RayActorError
+
+        from cluster.controller import of
+
+        try:
+            call = of(self.controller.look.remote(self._place))
+            found = await asyncio.wait_for(call, seconds)
+        except TimeoutError as error:
+            raise RunLost(f"the controller has not answered for {seconds:.0f} s") from error
+        except RayActorError as error:
+            raise RunLost(f"the controller died: {_why(error)}") from error
+        self._place = found.next
+        self.attempt = found.status.attempt
+        for line in found.lines:
+            logging.getLogger(line.logger).log(line.level, line.text)
+        return found.status
+
+
+async def _result(ending: asyncio.Future[Trained]) -> Trained:
+    """What the run gave. Raises RunLost where another start may help, and what it raised."""
+    from ray.exceptions import RayActorError, RayTaskError
+
+    try:
+        return await ending
+    except RayActorError as error:
+        raise RunLost(f"the controller died: {_why(error)}") from error
+    except RayTaskError as error:
+        cause: BaseException = error
+        while isinstance(cause, RayTaskError):
+            cause = cause.cause
+        if isinstance(cause, (RunLost, ValueError, FileNotFoundError)):
+            raise cause from error
+        raise
+
+
+async def _interrupt(controller: Any) -> None:
+    """Have all services end in order."""
+    from ray.exceptions import RayError
+
+    from cluster.controller import of
+
+    try:
+        await asyncio.wait_for(of(controller.interrupt.remote()), INTERRUPT_SECONDS)
+    except (TimeoutError, RayError) as error:
+        log.warning("the controller did not end in order: %s", _why(error))
+
+
+def _show(show: Show, status: "Status") -> None:
+    words = [] if status.phase == "training" else [status.phase]
+    for name, key in (("reward", "reward/total"), ("validation", "validation/total")):
+        if key in status.metrics:
+            words.append(f"{name} {status.metrics[key]:.2f}")
+    show(status.step, ", ".join(words))
+
+
+def _why(error: BaseException) -> str:
+    """In one line, without the guesses that Ray adds to what it knows."""
+    return " ".join(str(error).split()).partition(" Some common causes")[0]
