@@ -30,7 +30,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.replica import Replica
 from actors.slot import Fetch, Slot, State
-from o3rl.config import Model, Rollouts, Sampling
+from o3rl.config import RESOURCE_SHARE, Model, Rollouts, Sampling
 from o3rl.source import source_digest
 
 log = logging.getLogger(__name__)
@@ -243,11 +243,18 @@ def _worth(slot: Slot) -> tuple[bool, int, int]:
     return slot.state is State.HEALTHY, slot.running, -slot.index
 
 
-def _reserve(rollouts: Rollouts) -> PlacementGroup:
-    bundle = {"CPU": float(rollouts.cpus)}
+def bundle(rollouts: Rollouts) -> dict[str, float]:
+    """What a replica asks Ray for."""
+    asked = {"CPU": float(rollouts.cpus)}
     if rollouts.gpus:
-        bundle["GPU"] = float(rollouts.gpus)
-    return placement_group([bundle], strategy="STRICT_PACK")
+        asked["GPU"] = float(rollouts.gpus)
+    if rollouts.resource:
+        asked[rollouts.resource] = RESOURCE_SHARE
+    return asked
+
+
+def _reserve(rollouts: Rollouts) -> PlacementGroup:
+    return placement_group([bundle(rollouts)], strategy="STRICT_PACK")
 
 
 async def _placed(slot: Slot, limit: float) -> None:

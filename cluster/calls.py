@@ -1,9 +1,15 @@
-"""Waiting for an actor: no longer than a limit, and an error that names it."""
+"""Actors that hold a run together: where they are, and waiting for them no longer than a limit."""
 
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+
+def beside_us() -> NodeAffinitySchedulingStrategy:
+    """On the caller's node while there is room: not on one that comes and goes with the load."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
 
 
 def answer_of(reference: Any, seconds: float, *, who: str, what: str) -> Any:

@@ -24,7 +24,7 @@ import numpy as np
 import ray
 from ray.exceptions import ObjectLostError
 
-from cluster.calls import answer_of
+from cluster.calls import answer_of, beside_us
 from o3rl.config import Frames
 from o3rl.decode import START_SECONDS
 from o3rl.flow import FramePlan, Row
@@ -153,7 +153,13 @@ def start_media(root: Path, frames: Frames, *, folder: Path) -> Media:
     folder.mkdir(parents=True, exist_ok=True)
     actor = (
         ray.remote(MediaActor)
-        .options(num_cpus=0, max_restarts=-1, max_task_retries=2, max_concurrency=CALLS)
+        .options(
+            num_cpus=0,
+            max_restarts=-1,
+            max_task_retries=2,
+            max_concurrency=CALLS,
+            scheduling_strategy=beside_us(),
+        )
         .remote(str(root.absolute()), frames, str(folder.absolute() / "media-plans.jsonl"))
     )
     # A file's turn may begin with a new child, where the last file cost the old one.

@@ -18,7 +18,7 @@ import numpy as np
 import ray
 from ray.exceptions import ObjectLostError
 
-from cluster.calls import answer_of
+from cluster.calls import answer_of, beside_us
 from o3rl.flow import Version
 from o3rl.weights import Bucket, Manifest, Shelf, TensorEntry
 
@@ -162,7 +162,7 @@ def start_store(folder: Path, *, seconds: float) -> WeightStore:
     """Start the store with its mirror at `folder`, going on from what lies there."""
     actor = (
         ray.remote(StoreActor)
-        .options(num_cpus=0, max_restarts=-1, max_task_retries=2)
+        .options(num_cpus=0, max_restarts=-1, max_task_retries=2, scheduling_strategy=beside_us())
         .remote(str(folder.absolute()))
     )
     return WeightStore(actor, seconds)

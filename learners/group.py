@@ -35,7 +35,7 @@ from learners.flops import Flops
 from learners.inputs import Fetch
 from learners.shares import group_cost, mini_batches, row_cost, shares
 from learners.worker import LearnerSettings, RankWorker
-from o3rl.config import Cluster
+from o3rl.config import RESOURCE_SHARE, Cluster
 from o3rl.flow import Failure, Prompt, ScoredGroup, Version
 from o3rl.source import source_digest
 from o3rl.weights import WeightSink
@@ -228,16 +228,14 @@ class LearnerGroup:
 
     async def _reserve(self) -> PlacementGroup:
         """All bundles or none: a half-started group would hang on its first collective."""
-        bundle = {"CPU": self._cluster.cpus_per_rank}
-        if self._settings.on_gpu:
-            bundle["GPU"] = self._cluster.gpus_per_rank
+        asked = bundle(self._cluster, on_gpu=self._settings.on_gpu)
         ranks, seconds = self._settings.learning.ranks, self._cluster.start_seconds
-        group = placement_group([bundle] * ranks, strategy="PACK")
+        group = placement_group([asked] * ranks, strategy="PACK")
         if not await asyncio.to_thread(group.wait, seconds):
             remove_placement_group(group)
             free = ray.available_resources()
             raise TimeoutError(
-                f"no room for {ranks} learner ranks of {bundle} within {seconds:.0f} s; free: "
+                f"no room for {ranks} learner ranks of {asked} within {seconds:.0f} s; free: "
                 f"CPU {free.get('CPU', 0):g}, GPU {free.get('GPU', 0):g}"
             )
         return group
@@ -259,6 +257,16 @@ class LearnerGroup:
             )
             .remote(rank)
         )
+
+
+def bundle(cluster: Cluster, *, on_gpu: bool) -> dict[str, float]:
+    """What a rank asks Ray for."""
+    asked = {"CPU": cluster.cpus_per_rank}
+    if on_gpu:
+        asked["GPU"] = cluster.gpus_per_rank
+    if cluster.learner_resource:
+        asked[cluster.learner_resource] = RESOURCE_SHARE
+    return asked
 
 
 def _environment(cluster: Cluster, *, on_gpu: bool) -> dict[str, str]:

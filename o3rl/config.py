@@ -33,6 +33,7 @@ from o3rl.sections import (
 )
 
 __all__ = [
+    "RESOURCE_SHARE",
     "SCORER_CPUS",
     "WAIVABLE",
     "Cluster",
@@ -62,6 +63,7 @@ __all__ = [
 ]
 
 SCORER_CPUS = 0.1  # of one worker of the scorer pool
+RESOURCE_SHARE = 0.001  # of a node's `resource`, of which each rank or replica there takes so much
 
 
 @dataclass
@@ -149,6 +151,16 @@ def check_combinations(run: Run) -> None:
         run.rollouts.max_model_tokens,
         f"more than sampling.max_tokens ({sampling.max_tokens}), with room for the prompt",
     )
+    for name, resource in (
+        ("rollouts.resource", run.rollouts.resource),
+        ("cluster.learner_resource", run.cluster.learner_resource),
+    ):
+        require(
+            not resource or bool(run.cluster.address),
+            name,
+            resource,
+            "empty where cluster.address is: the Ray that a run starts has no such resource",
+        )
     if run.cluster.cpus and not run.cluster.address:
         needed = cpus_needed(run)
         require(

@@ -229,6 +229,7 @@ class Rollouts:
     scale_after: int = 3  # steps in a row that ask for it
     cpus: float = 1.0
     gpus: float = 1.0  # per replica; 0 on a machine without
+    resource: str = ""  # Ray's name for what only nodes for replicas have; empty: any node
     tensor_parallel: int = 1
     memory_share: float = 0.85  # of a GPU, weights included
     kv_cache_gib: int = 1  # on CPU
@@ -356,6 +357,7 @@ class Cluster:
     cpus: int = 0  # of a local Ray; 0: what the machine has
     gpus_per_rank: float = 1.0
     cpus_per_rank: float = 1.0
+    learner_resource: str = ""  # Ray's name for what only nodes for ranks have; empty: any node
     start_seconds: float = 300.0  # limit for placement and for the learner group
     controller_restarts: int = 3  # with no new checkpoint in between
     controller_seconds: float = 120.0  # without an answer, after which it is started again

@@ -10,7 +10,7 @@ import pytest
 from cluster import cli
 
 HEAVY = ("torch", "ray", "vllm", "mlflow", "deepspeed", "transformers")
-COMMANDS = ("demo", "data", "sft", "train", "evaluate", "answer", "score", "bench", "tiny",
+COMMANDS = ("demo", "data", "sft", "train", "plan", "evaluate", "answer", "score", "bench", "tiny",
             "configs", "doctor")  # fmt: skip
 ROOT = Path(__file__).parents[2]
 
