@@ -21,6 +21,7 @@ from o3rl.config import Run
 
 ENDED = ("STOPPED", "SUCCEEDED", "FAILED")
 ASK_SECONDS = 180.0  # for a command that runs on the cluster
+START_SECONDS = 60.0  # for a cluster to take a job
 ID = re.compile(r"(?P<run>[A-Za-z0-9][A-Za-z0-9._-]*)-a(?P<attempt>[1-9][0-9]*)")
 
 
@@ -138,7 +139,7 @@ class Jobs:
         from cluster.shipment import CONFIG
 
         attempt = Attempt(run.name, number, "PENDING", run.folder, run.tracking.run_id)
-        self.client.submit_job(
+        self._start(
             entrypoint=join(["python", "-m", "cluster.cli", "train", CONFIG, *options]),
             submission_id=attempt.id,
             runtime_env={"working_dir": str(folder)},
@@ -153,7 +154,7 @@ class Jobs:
         """
         last = self.last(run)
         asked = f"{run}-asked-{uuid.uuid4().hex[:8]}"
-        self.client.submit_job(
+        self._start(
             entrypoint=join(["python", "-m", "cluster.cli", *arguments]),
             submission_id=asked,
             runtime_env=dict(last.brought or {}),
@@ -170,6 +171,22 @@ class Jobs:
         said = self.client.get_job_logs(asked)
         self.client.delete_job(asked)
         return (0 if status == "SUCCEEDED" else 1), said
+
+    def _start(self, **job: Any) -> None:
+        """Start a job. A cluster that was just started takes none for some seconds: asked again.
+
+        ValueError with Ray's reason where it does not take it.
+        """
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                self.client.submit_job(**job)
+                return
+            except RuntimeError as error:
+                if "No available agent" not in str(error) or time.monotonic() > deadline:
+                    said = " ".join(str(error).split())
+                    raise ValueError(f"{self._address} does not take the job: {said}") from error
+            time.sleep(2.0)
 
 
 @contextmanager

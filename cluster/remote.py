@@ -6,6 +6,7 @@
 | scale             | replicas to start or to leave | `SCALE_SECONDS`         |
 | any, by HTTP      | the same command as a job     | `jobs.ASK_SECONDS`      |
 | submit            | the MLflow server, twice      | 20 s each               |
+| submit            | the cluster to take the job   | `jobs.START_SECONDS`    |
 
 A controller is spoken to through Ray, which takes a machine of the cluster; where only the HTTP
 address can be reached, the same command is run over there, as a job that is forgotten afterwards.

@@ -110,6 +110,15 @@ def test_a_job_is_started_with_what_was_packed_and_its_metadata(tmp_path):
     ]
 
 
+def test_a_job_that_is_not_taken_is_told_with_the_reason(tmp_path):
+    class Full(FakeClient):
+        def submit_job(self, **job):
+            raise RuntimeError(f"Request failed with status code 500:\n{job['submission_id']} used")
+
+    with pytest.raises(ValueError, match=r"here does not take the job: .*: demo-a1 used"):
+        Jobs(Full(), "here").submit(DEMO, tmp_path, number=1, options=[])
+
+
 def test_a_command_is_run_over_there_with_what_the_run_brought_and_forgotten():
     client = FakeClient(Job("demo-a1", Word.RUNNING, runtime_env={"working_dir": "gcs://x.zip"}))
     code, said = Jobs(client, "here").ask("demo", ["scale", "demo", "--rollouts", "2"])

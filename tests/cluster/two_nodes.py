@@ -10,7 +10,8 @@ from ray.cluster_utils import Cluster
 if __name__ == "__main__":
     head = {"num_cpus": 2, "include_dashboard": True, "dashboard_port": int(sys.argv[1])}
     cluster = Cluster(initialize_head=True, head_node_args=head)
-    cluster.add_node(num_cpus=2)
+    # Else both would unpack what a job brings along over one another: they share a machine.
+    cluster.add_node(num_cpus=2, runtime_env_dir_name="runtime_resources_of_second")
     sys.stdout.write(f"up {cluster.address}\n")
     sys.stdout.flush()
     sys.stdin.read()
