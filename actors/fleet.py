@@ -20,7 +20,7 @@ placement group that finds no room is a demand for nodes, which Ray's autoscaler
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import ray
@@ -71,7 +71,7 @@ class Fleet:
         }
         self._model, self._rollouts = model, rollouts
         self._numbers = 0
-        self._restarts: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()  # that see to a replica: restarts, probes
         self._scaling = asyncio.Lock()
 
     @property
@@ -127,7 +127,7 @@ class Fleet:
 
         That its node was taken away is not counted against it.
         """
-        if slot.state in (State.DEAD, State.STARTING, State.LEAVING):
+        if slot.state in (State.DEAD, State.STARTING, State.LEAVING) or slot not in self.slots:
             return reason  # another prompt of it was first to know, or it was to end
         log.warning("%s", reason)
         slot.state, slot.why, slot.version = State.DEAD, reason, None
@@ -135,10 +135,12 @@ class Fleet:
         self.counts["deaths"] += 1
         if slot.deaths <= DEATHS_IN_A_ROW:
             slot.state = State.STARTING
-            task = asyncio.create_task(self._restart(slot))
-            self._restarts.add(task)
-            task.add_done_callback(self._restarts.discard)
+            self._task(self._restart(slot))
         return reason
+
+    async def see_to(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have `work` done on a replica to its end, also where who asks for it is cancelled."""
+        await asyncio.shield(self._task(work))
 
     async def announce(self) -> None:
         """Wake those who wait for a change of `slots`."""
@@ -147,12 +149,18 @@ class Fleet:
 
     async def close(self) -> None:
         """End all replicas and give their places back."""
-        for task in self._restarts:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._restarts, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(self._end(slot) for slot in self.slots))
         for slot in self.slots:
             slot.state, slot.why = State.DEAD, "the pool was closed"
+
+    def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     def _add(self) -> Slot:
         slot = Slot(self._numbers, _reserve(self._rollouts))
@@ -166,7 +174,7 @@ class Fleet:
 
     async def _begin(self, slot: Slot) -> None:
         """From nothing to STALE."""
-        slot.state, slot.version, slot.place = State.STARTING, None, None
+        slot.version, slot.place = None, None
         options = {
             "num_cpus": self._rollouts.cpus,
             "num_gpus": self._rollouts.gpus,
@@ -179,10 +187,13 @@ class Fleet:
             slot.place = await asyncio.wait_for(of(slot.actor.start.remote()), limit)
         except TimeoutError as error:
             raise TimeoutError(f"{slot}: vLLM did not start within {limit:.0f} s") from error
-        slot.state = State.STALE
+        if slot.state is State.STARTING:  # else it is to leave
+            slot.state = State.STALE
 
     async def _restart(self, slot: Slot) -> None:
         """A new actor in the same place, brought to the current weights."""
+        if slot.state is not State.STARTING:
+            return
         ray.kill(slot.actor)
         try:
             await self._begin(slot)
@@ -206,6 +217,8 @@ class Fleet:
             self.slots.remove(slot)
             await self.announce()
             return problem
+        if slot.state not in (State.HEALTHY, State.STALE):  # stale: there are no weights yet
+            return f"{slot} did not join at once, and is started again: {slot.why}"
         self.counts["joined"] += 1
         log.info("%s joined", slot)
         return ""

@@ -112,15 +112,15 @@ class RolloutPool:
         """Bring every live replica to `version`; what each `Engine.load` that it took reports.
 
         Each serves again as soon as it is there itself. Raises ValueError or LookupError from a
-        replica that refused the version: nothing is served then until a `load` succeeds. Raises
-        TimeoutError if no replica holds it now; a replica that failed otherwise restarts.
+        replica that refused the version: nothing is served then until a `load` succeeds. A replica
+        that failed otherwise restarts; TimeoutError if none is left that could, or none serves
+        within `start_seconds`.
         """
         if self._source is None:
             raise ValueError(f"version {version}: the pool has no weight source to load from")
         self._current = version
         reports = await asyncio.gather(*(self._refresh(slot) for slot in self._fleet.live))
-        passed_by = self._current != version
-        if not passed_by and not any(s.state is State.HEALTHY for s in self._fleet.slots):
+        if self._current == version and await self._healthy() is None:
             raise TimeoutError(f"no replica took version {version}: {self._fleet.why}")
         return tuple(report for report in reports if report is not None)
 
@@ -133,9 +133,12 @@ class RolloutPool:
         """`n` rollouts at `temperature` (0: greedy) by the replica with the fewest prompts.
 
         An infrastructure fault is a Failure that names the replica. A bug raises, with the
-        replica's own traceback. Cancelled, it ends the sampling.
+        replica's own traceback; TimeoutError where no replica is left. Cancelled, it ends the
+        sampling.
         """
         slot = await self._healthy()
+        if slot is None and not self._fleet.members:
+            raise TimeoutError(f"no rollout replica is left: {self._fleet.why}")
         if slot is None:
             return Failure(prompt.group, -1, f"no healthy rollout replica: {self._fleet.why}")
         slot.running += 1
@@ -149,7 +152,8 @@ class RolloutPool:
         except TimeoutError:
             self._late += 1
             reason = f"{name}: no group within {self._rollouts.seconds:.0f} s"
-            await self._suspect(slot, call, reason)
+            ray.cancel(call)
+            await self._fleet.see_to(self._suspect(slot, reason))
             return Failure(prompt.group, -1, reason)
         except RayActorError as error:
             return Failure(prompt.group, -1, self._lost(slot, error, f"{name} died"))
@@ -233,9 +237,8 @@ class RolloutPool:
         healthy = [slot for slot in slots if slot.state is State.HEALTHY]
         return min(healthy, key=lambda slot: slot.running, default=None)
 
-    async def _suspect(self, slot: Slot, call: Any, reason: str) -> None:
+    async def _suspect(self, slot: Slot, reason: str) -> None:
         """A late replica gets no prompts until it answers; one that does not is restarted."""
-        ray.cancel(call)
         if slot.state is not State.HEALTHY:
             return
         slot.state, slot.why = State.SUSPECT, reason
@@ -244,8 +247,9 @@ class RolloutPool:
         except (TimeoutError, RayActorError):
             self._fleet.died(slot, f"{reason}, and no answer since")
             return
-        slot.state = State.STALE  # a newer version may have passed it by
-        await self._refresh(slot)
+        if slot.state is State.SUSPECT:  # nothing else has become of it
+            slot.state = State.STALE  # a newer version may have passed it by
+            await self._refresh(slot)
 
     def _lost(self, slot: Slot, error: RayActorError, what: str) -> str:
         """A replica's process has ended; returns the reason."""

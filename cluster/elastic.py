@@ -31,6 +31,8 @@ class Membership:
         metrics |= {f"pool/{name}": value for name, value in self._pool.counts.items()}
         if self._policy is None or (self._scaling and not self._scaling.done()):
             return
+        if self._scaling:
+            self._scaling.result()  # what it raised
         members = self._pool.counts["members"]
         wanted = self._policy.want(
             members,

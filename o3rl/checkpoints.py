@@ -82,19 +82,24 @@ class Checkpoints:
         return self._every > 0 and step % self._every == 0
 
     async def save(self, step: int, state: Mapping[str, Any], *, ledger: "Ledger") -> Checkpoint:
-        """Take the one of `step`; it replaces an older one of that step."""
+        """Take the one of `step`; it replaces an older one of that step.
+
+        Ledger and state are of this moment: prompts go on being admitted while the learner saves.
+        """
         final = self._folder / f"step-{step:06d}"
         aside = final.with_suffix(".writing")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        await self._learner.save(aside / "learner")
-        await self._learner.export(aside / "model")
         ledger.write(aside / LEDGER)
         write_text(aside / STATE, json.dumps(state, indent=1))
-        shutil.rmtree(final, ignore_errors=True)
+        await self._learner.save(aside / "learner")
+        await self._learner.export(aside / "model")
+        if final.exists():
+            _discard(final)
         aside.rename(final)
         for old in _whole(self._folder)[: -self._keep]:
-            shutil.rmtree(old.path)
+            if old.path != final:
+                _discard(old.path)
         return Checkpoint(final)
 
 
@@ -142,6 +147,14 @@ def state_of(folder: Path, checkpoint: Checkpoint | None) -> dict[str, Any]:
     for part in ("loop", "admission"):
         state[part]["incarnation"] = number
     return state
+
+
+def _discard(path: Path) -> None:
+    """Delete a checkpoint; what is half deleted does not have its name any more."""
+    dropped = path.with_suffix(".dropped")
+    shutil.rmtree(dropped, ignore_errors=True)
+    path.rename(dropped)
+    shutil.rmtree(dropped)
 
 
 def _whole(folder: Path) -> list[Checkpoint]:

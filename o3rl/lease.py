@@ -90,6 +90,8 @@ class Lease:
             except LeaseLost as error:
                 log.critical("%s; this process ends", error)
                 os._exit(LOST)
+            except (OSError, ValueError) as error:  # a file system that does not answer now
+                log.warning("%s could not look at its lease: %s", self._holder, error)
 
     def _write(self, ended: str) -> None:
         holder = replace(self._holder, beat=time.time(), ended=ended)

@@ -116,6 +116,7 @@ class Loop:
             await self._stream.close()
             for load in self._loads:
                 load.cancel()
+            await asyncio.gather(*self._loads, return_exceptions=True)
 
     def status(self) -> dict[str, int | str]:
         """Where it is, as plain values: step, version, prompts by what becomes of them."""
@@ -148,7 +149,7 @@ class Loop:
         metrics: dict[str, float] = {}
         with timed("seconds/step", metrics):
             with timed("seconds/rollout", metrics):
-                groups = await self._stream.batch(self.version)
+                groups = await self._batch(metrics)
             metrics |= self._stream.scoring.metrics()
             with timed("seconds/learn", metrics):
                 metrics |= await self._learner.update(self._shuffle(groups))
@@ -163,6 +164,17 @@ class Loop:
         metrics |= self._stream.metrics()
         for observer in self._observers:
             await observer.stepped(self.step, self.version, groups, metrics)
+
+    async def _batch(self, metrics: dict[str, float]) -> list[ScoredGroup]:
+        """The next batch; a hand-over that fails meanwhile is raised at once."""
+        batch = asyncio.create_task(self._stream.batch(self.version))
+        try:
+            while not batch.done():
+                await asyncio.wait([batch, *self._loads], return_when=asyncio.FIRST_COMPLETED)
+                await self._loaded(metrics, whole=False)
+            return batch.result()
+        finally:
+            batch.cancel()
 
     def _sample_on(self, steps: int) -> None:
         if not self._stopping:

@@ -170,6 +170,7 @@ class Stream:
                     return
                 self._window.drop(prompt.group)
                 self._idle.note(self.running)
+                self._changed.set()
                 if prompt.attempt + 1 >= self._settings.max_attempts:
                     self._set_aside(prompt, result.reason)
                     break
@@ -220,11 +221,10 @@ class Stream:
     def _end(self, late: Sequence[int]) -> None:
         for number in late:
             if number in self._attempts:
-                self.stragglers += 1
                 limit = self._settings.straggler_seconds
                 attempt = self._attempts[number]
                 attempt.ended = f"the learner waited {limit:g} s for it, and it would be too old"
-                attempt.task.cancel()
+                self.stragglers += attempt.task.cancel()
 
     def _set_aside(self, prompt: Prompt, reason: str) -> None:
         logger.warning(

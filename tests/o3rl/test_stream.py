@@ -12,9 +12,11 @@ from made import PLAN, group_of, prompt, reward, row
 
 from o3rl import config
 from o3rl.admission import Admission
+from o3rl.checkpoints import Checkpoints, last_of
 from o3rl.flow import Failure, Group, Prompt, ScoredGroup, Version
 from o3rl.ledger import SET_ASIDE, TRAINED, Ledger
 from o3rl.loop import Loop
+from o3rl.observers import Checkpointing
 from o3rl.order import RowOrder
 from o3rl.window import Window
 
@@ -248,6 +250,22 @@ def test_a_failed_load_ends_the_run_with_its_own_error():
     assert world.loop.step in (2, 3)
 
 
+def test_a_load_after_which_nothing_serves_is_raised_at_once():
+    world = World(groups=2, staleness=1)
+    load = world.sampler.load
+
+    async def refuses(version: Version):
+        if version.n == 2:
+            world.sampler.wanted = version  # and no replica ever holds it
+            raise ValueError("tensor head differs from the manifest")
+        return await load(version)
+
+    world.sampler.load = refuses
+    with pytest.raises(ValueError, match="tensor head differs"):
+        world.run()
+    assert world.loop.step in (2, 3)
+
+
 def test_an_error_of_the_sampler_is_raised_as_itself():
     world = World(groups=2, staleness=1)
 
@@ -284,6 +302,36 @@ def test_what_was_open_at_a_checkpoint_is_trained_by_the_run_that_goes_on():
     before = {p.group for batch in first.learner.batches for p in batch}
     after = [p.group for batch in second.learner.batches for p in batch]
     assert sorted([*before, *after]) == list(range(24))
+    assert {entry.outcome for entry in second.ledger.entries()} == {TRAINED}
+
+
+def test_a_checkpoint_taken_while_prompts_are_admitted_can_be_resumed(tmp_path):
+    class SlowLearner:
+        async def save(self, folder):
+            for _ in range(200):
+                await asyncio.sleep(0)
+            folder.mkdir()
+
+        export = save
+
+    first = World(groups=3, staleness=1, steps=8)
+    checkpoints = Checkpoints(tmp_path, SlowLearner(), every=3, keep=1)
+    state = lambda: {"loop": first.loop.state(), "admission": first.admission.state()}  # noqa: E731
+    first.loop.observe(Checkpointing(checkpoints, first.ledger, state))
+    asyncio.run(asyncio.wait_for(first.loop.run(5), 30))  # two steps after the checkpoint
+    last = last_of(tmp_path)
+    assert last is not None
+    assert last.step == 3
+    second = World(groups=3, staleness=1, steps=8)
+    second.ledger = Ledger.read(last.ledger)
+    second.admission._ledger = second.loop._ledger = second.loop._stream._ledger = second.ledger
+    second.admission.restore(last.state()["admission"])
+    second.loop.restore(last.state()["loop"])
+    second.learner.n = 3
+    second.run()
+    kept = [p.group for batch in first.learner.batches[:3] for p in batch]
+    after = [p.group for batch in second.learner.batches for p in batch]
+    assert sorted([*kept, *after]) == list(range(24))
     assert {entry.outcome for entry in second.ledger.entries()} == {TRAINED}
 
 
