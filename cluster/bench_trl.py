@@ -14,6 +14,8 @@ import multiprocessing
 import os
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     micro_batch = options.micro_batch or shape.group
     if shape.group % micro_batch:
         raise ValueError(f"--micro-batch is {micro_batch}; it must divide G ({shape.group})")
-    with TemporaryDirectory() as made:
+    with TemporaryDirectory() as made, _only_the_report():
         tiny = options.model == "tiny"
         folder = Path(model_path("tiny")) if tiny else build_folder(Path(made), options.model)
         theirs = {"repeats": options.repeats, "micro_batch": micro_batch}
@@ -97,6 +99,18 @@ def table(found: dict[str, Any]) -> Table:
             f"{found['learned_per_second'][side]:.2f}",
         )
     return shown
+
+
+@contextmanager
+def _only_the_report() -> Iterator[None]:
+    """What libraries and their processes print meanwhile goes to standard error."""
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _alone(work: Any, *arguments: Any, **keywords: Any) -> Any:
