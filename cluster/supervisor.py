@@ -2,8 +2,8 @@
 
 | who waits    | for whom                 | at most                      | then              |
 |--------------|--------------------------|------------------------------|-------------------|
-| `supervise`  | the controller's process | `cluster.start_seconds`      | it counts as lost |
-| `supervise`  | its answer, all the time | `cluster.controller_seconds` | it counts as lost |
+| `supervise`  | the controller's start   | `cluster.start_seconds`      | it counts as lost |
+| `supervise`  | its answer after that    | `cluster.controller_seconds` | it counts as lost |
 | an interrupt | the services to end      | `INTERRUPT_SECONDS`          | it is killed      |
 
 Laws: a lost controller goes on from the last checkpoint, at most `cluster.controller_restarts`
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.configs import load_named
-from cluster.control import RunLost
+from cluster.control import Phase, RunLost
 from cluster.progress import Show, bar
 from cluster.train import Trained
 from o3rl.checkpoints import Checkpoint, last_of, start_from
@@ -121,17 +121,19 @@ async def _trained(
 
 async def _watch(eye: "_Eye", ending: asyncio.Future[Trained], config: Run) -> None:
     """Show log and progress until the run ends. Raises RunLost if there is no answer."""
-    seconds = config.cluster.controller_seconds
-    status = await eye.look(config.cluster.start_seconds)
+    cluster = config.cluster
+    status = await eye.look(cluster.start_seconds)
     while not status.steps and not ending.done():
         await asyncio.wait([ending], timeout=POLL_SECONDS)
-        status = await eye.look(seconds)
+        status = await eye.look(cluster.start_seconds)
     if not status.steps:
         return
     with bar("training", status.steps) as show:
         while not ending.done():
             _show(show, status)
             await asyncio.wait([ending], timeout=POLL_SECONDS)
+            starting = status.phase == Phase.STARTING  # imports, and hashing data, hold it up
+            seconds = cluster.start_seconds if starting else cluster.controller_seconds
             status = await eye.look(seconds)
         _show(show, status)
 
