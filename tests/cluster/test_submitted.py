@@ -168,6 +168,11 @@ def status(site: Site) -> dict:
     return json.loads(done.stdout)[0] if done.returncode == 0 else {}
 
 
+def healthy(site: Site, replicas: int) -> bool:
+    """Whether so many replicas serve; one that is loading a version is stale for a moment."""
+    return [each["state"] for each in status(site)["replicas"]] == ["healthy"] * replicas
+
+
 def trains(site: Site) -> bool:
     job = site.jobs()
     assert "failed" not in job.values(), site.o3rl("logs", "sub").stdout[-4000:]
@@ -191,13 +196,13 @@ def test_submit_status_and_scale(site):
     assert (found["phase"], found["folder"]) == ("training", str(site.folder.parent))
     assert found["step_seconds"] > 0
     assert found["eta_seconds"] > 0
-    assert [replica["state"] for replica in found["replicas"]] == ["healthy"]
+    wait_until(lambda: healthy(site, 1), "a healthy replica")
     again = site.o3rl("submit", site.config)
     assert again.returncode == 1
     assert again.stderr.startswith("o3rl submit: sub-a1 is running; end it by `o3rl stop sub`")
     scaled = site.o3rl("scale", "sub", "--rollouts", "2")
     assert (scaled.returncode, scaled.stdout) == (0, "run sub has 2 rollout replicas\n")
-    assert [replica["state"] for replica in status(site)["replicas"]] == ["healthy"] * 2
+    wait_until(lambda: healthy(site, 2), "two healthy replicas")
 
 
 def test_stop_by_http_leaves_a_checkpoint(site):
