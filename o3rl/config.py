@@ -129,14 +129,13 @@ def check_combinations(run: Run) -> None:
             "sampler where learning.mini_batches is 1: recomputed by the same weights the ratio is "
             "always 1 and nothing is ever clipped; learning.waive=[ratio_one] if that is meant",
         )
-    truncated = sampling.top_p < 1 or sampling.temperature != 1
-    if truncated and "truncated_sampling" not in learning.waive:
+    if "truncated_sampling" not in learning.waive:
         require(
-            learning.old_logprobs is OldLogprobs.recomputed,
+            sampling.top_p == 1 and sampling.temperature == 1,
             "sampling.top_p, sampling.temperature",
             (sampling.top_p, sampling.temperature),
-            "1 and 1 where learning.old_logprobs is sampler: the learner's probabilities are of "
-            "the whole distribution at T = 1, and the ratio would compare two different ones; "
+            "1 and 1: else samples come from another distribution than π_old, whatever "
+            "learning.old_logprobs is: both records of it are of the whole distribution at T = 1; "
             "learning.waive=[truncated_sampling] if that is meant",
         )
     require(

@@ -152,6 +152,11 @@ COMBINATIONS = {
     "learning.clip_high=0.5": ("learning.clip_high is 0.5", "below 0.1", "wide_clip"),
     "sampling.top_p=0.95": ("sampling.top_p", "(0.95, 1.0)", "truncated_sampling"),
     "sampling.temperature=0.7": ("sampling.temperature", "(1.0, 0.7)", "truncated_sampling"),
+    "sampling.top_p=0.95 learning.old_logprobs=recomputed": (
+        "sampling.top_p",
+        "another distribution than π_old",
+        "truncated_sampling",
+    ),
     "learning.old_logprobs=recomputed learning.mini_batches=1": (
         "learning.old_logprobs is 'recomputed'",
         "always 1",
@@ -214,7 +219,11 @@ def test_a_missing_file_names_the_way_out(tmp_path):
         ["learning.clip_high=0.5", "learning.waive=[wide_clip]"],
         ["learning.clip_high=0.2", "learning.objective=grpo"],
         ["sampling.top_p=0.95", "learning.waive=[truncated_sampling]"],
-        ["sampling.top_p=0.95", "learning.old_logprobs=recomputed"],
+        [
+            "sampling.temperature=0.7",
+            "learning.old_logprobs=recomputed",
+            "learning.waive=[truncated_sampling]",
+        ],
         [
             "learning.mini_batches=1",
             "learning.old_logprobs=recomputed",
