@@ -26,7 +26,7 @@ from o3rl.boxes import ABSOLUTE
 from o3rl.config import Frames, PromptStyle
 from o3rl.flow import FramePlan, Row, Task, Truth
 from o3rl.frames import smart_size
-from o3rl.prompts import BOX_PATTERN, messages
+from o3rl.prompts import messages, with_boxes
 from o3rl.synth.questions import lessons
 from o3rl.synth.world import Scene, draw, random_picture, random_scene, split_combinations
 
@@ -107,10 +107,7 @@ class Lessons(Dataset):
             chat[0]["content"][-1]["text"] = question
         text = self._processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
         start = text.rindex(question)
-        said = BOX_PATTERN.sub(
-            lambda m: ABSOLUTE.write(tuple(map(float, m.groups())), plan.size),  # pyright: ignore
-            answer,
-        )
+        said = with_boxes(answer, plan.size, convention=ABSOLUTE)
         return text[:start], text[start:], f"{said}<|im_end|>"
 
     def _tokens(self, text: str) -> list[int]:

@@ -162,8 +162,7 @@ def _shots(entry: Entry, frames: Sequence[Shot]) -> tuple[Shot, ...]:
 
 def _thought(row: Row) -> str:
     """The reasoning as a thought, by whose tags a page finds its claims."""
-    said = row.reasoning or ""
-    return said if not said or "<think>" in said else f"<think>{said}</think>"
+    return f"<think>{row.reasoning}</think>" if row.reasoning else ""
 
 
 def _claims(row: Row) -> Iterator[Claim]:

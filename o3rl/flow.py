@@ -74,7 +74,7 @@ class Row:
     """One STGR record that passed import.
 
     `media` is a video, or for visual QA an image, relative to the media root.
-    `reasoning` (SFT only) keeps the file's text; its boxes are normalised to [0, 1].
+    `reasoning` (SFT only) is the thought of the file's text; its boxes are normalised to [0, 1].
     """
 
     id: str

@@ -40,9 +40,9 @@ BRIEF = {
     Task.VISUAL: "Box.",
 }
 
-BOX_PATTERN = re.compile(
-    r"\[\s*([\d.eE+-]+)\s*,\s*([\d.eE+-]+)\s*,\s*([\d.eE+-]+)\s*,\s*([\d.eE+-]+)\s*\]"
-)
+_NUMBER = r"\s*(-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*"  # of JSON
+_BOX = re.compile(rf"<box>\[{','.join([_NUMBER] * 4)}\]</box>")
+_FIRST_BOX = re.compile(r"<box>.*?</box>", re.DOTALL)
 
 
 def frame_lines(plan: FramePlan) -> list[dict[str, Any]]:
@@ -79,6 +79,19 @@ def messages(row: Row, plan: FramePlan, *, style: PromptStyle) -> list[dict[str,
     return [{"role": "system", "content": [{"type": "text", "text": _SYSTEM}]}, user]
 
 
+def with_boxes(text: str, size: tuple[int, int], *, convention: BoxConvention) -> str:
+    """The text with each `<box>[…]</box>` of normalised numbers in the model's convention.
+
+    `size` is that of the frame that the model sees. Brackets elsewhere stay as they are.
+    """
+
+    def written(match: re.Match[str]) -> str:
+        box: Box = tuple(float(number) for number in match.groups())  # pyright: ignore
+        return f"<box>{convention.write(box, size)}</box>"
+
+    return _BOX.sub(written, text)
+
+
 def target(row: Row, plan: FramePlan, *, convention: BoxConvention) -> str:
     """What SFT teaches the assistant to write for a row that has reasoning.
 
@@ -87,15 +100,15 @@ def target(row: Row, plan: FramePlan, *, convention: BoxConvention) -> str:
     """
     if row.reasoning is None:
         raise ValueError(f"row {row.id} has no reasoning_process; SFT needs STGR-CoT rows")
-    thought = _rewrite_boxes(row.reasoning, plan.size, convention)
+    thought = with_boxes(row.reasoning, plan.size, convention=convention)
     return f"<think>{thought}</think>\n<answer>{_answer(row, plan, convention)}</answer>"
 
 
 def _answer(row: Row, plan: FramePlan, convention: BoxConvention) -> str:
     truth = row.truth
     if row.task is Task.VISUAL and truth.box is not None:
-        box = convention.write(truth.box, plan.size)
-        return BOX_PATTERN.sub(lambda _: box, truth.text, count=1)
+        box = f"<box>{convention.write(truth.box, plan.size)}</box>"
+        return _FIRST_BOX.sub(lambda _: box, truth.text, count=1)
     if row.task is Task.TEMPORAL and truth.interval is not None:
         return _interval(truth.interval)
     if row.task is Task.TEMPORAL_MCQ and truth.interval is not None:
@@ -107,11 +120,3 @@ def _answer(row: Row, plan: FramePlan, convention: BoxConvention) -> str:
 
 def _interval(interval: tuple[float, float]) -> str:
     return f"From <t>{interval[0]:.1f}</t>s to <t>{interval[1]:.1f}</t>s"
-
-
-def _rewrite_boxes(text: str, size: tuple[int, int], convention: BoxConvention) -> str:
-    def written(match: re.Match[str]) -> str:
-        box: Box = tuple(float(number) for number in match.groups())  # pyright: ignore
-        return convention.write(box, size)
-
-    return BOX_PATTERN.sub(written, text)

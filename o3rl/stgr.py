@@ -5,7 +5,6 @@ in STGR's keys (`o3rl.adapters`). Whether a video can be decoded is not asked he
 """
 
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,12 +15,11 @@ from o3rl.files import write_text
 from o3rl.flow import Box, KeyFrame, Row, Task, Truth
 from o3rl.json_records import BadRecord, read_records
 from o3rl.media_roots import MediaRoots
+from o3rl.reasoning import read_reasoning
 from o3rl.store import write_rows
 from o3rl.truth import (
     TruthError,
-    clipped,
     parse_answer_box,
-    parse_box,
     parse_objects,
     parse_size,
     parse_truth,
@@ -29,7 +27,6 @@ from o3rl.truth import (
 )
 
 LONGEST_SIDE = 2**31 - 1
-_BOX = re.compile(r"<box>(.*?)</box>", re.DOTALL)
 
 
 @dataclass(slots=True)
@@ -136,7 +133,7 @@ def row_of(record: Mapping[str, Any], roots: MediaRoots) -> Row:
         media=roots.media(source, path),
         truth=_with_images(truth, source, roots),
         image_size=size,
-        reasoning=_reasoning(record, size),
+        reasoning=read_reasoning(record.get("reasoning_process"), size).text,
     )
     _check_unicode(row)
     return row
@@ -185,9 +182,8 @@ def count(counts: dict[str, Counted], reason: str, example: str) -> None:
 def _count_mended(
     row: Row, record: Mapping[str, Any], media: Path | None, report: ImportReport
 ) -> None:
-    said = record.get("reasoning_process")
-    if row.task is not Task.VISUAL and row.reasoning is not None and row.reasoning != said:
-        count(report.mended, "reasoning boxes cut at the frame's edge", f"id {row.id!r}")
+    for reason in read_reasoning(record.get("reasoning_process"), row.image_size).mended:
+        count(report.mended, reason, f"id {row.id!r}")
     for box in _boxes_as_written(row, record):
         if min(box) < 0 or max(box) > 1:
             example = f"id {row.id!r}: {shown(box)}"
@@ -251,33 +247,6 @@ def _image_size(record: Mapping[str, Any]) -> tuple[int, int]:
     if max(width, height) > LONGEST_SIDE or min(width, height) < 1:
         raise RowError("image_size is no size in pixels", record.get("image_size"))
     return round(width), round(height)
-
-
-def _reasoning(record: Mapping[str, Any], size: tuple[int, int] | None) -> str | None:
-    """The text with its boxes normalised; `size` in pixels where the file has pixels."""
-    said = record.get("reasoning_process")
-    if said is None or said == "":
-        return None
-    if not isinstance(said, str):
-        raise RowError("reasoning is no text", said)
-    if not said.count("<box>") == said.count("</box>") == len(_BOX.findall(said)):
-        raise RowError("reasoning has an unpaired box", said)
-    return _BOX.sub(lambda match: f"<box>{_normalised(match[1], size)}</box>", said)
-
-
-def _normalised(written: str, size: tuple[int, int] | None) -> str:
-    try:
-        box = parse_box(json.loads(written))
-        if size is not None:
-            box = (box[0] / size[0], box[1] / size[1], box[2] / size[0], box[3] / size[1])
-        within = clipped(box)
-    except TruthError as error:
-        raise RowError(f"reasoning {error.reason}", written) from error
-    except (ValueError, RecursionError) as error:
-        raise RowError("reasoning box is no list of four numbers", written) from error
-    if size is None and within == box:
-        return written
-    return json.dumps([round(number, 5) for number in within], separators=(",", ":"))
 
 
 def _check_unicode(row: Row) -> None:

@@ -7,7 +7,7 @@ from o3rl.boxes import ABSOLUTE, RELATIVE_1000
 from o3rl.config import PromptStyle
 from o3rl.flow import FramePlan, Row, Task, Truth
 from o3rl.grammar import answer_of, interval_of
-from o3rl.prompts import BRIEF, frame_lines, messages, target
+from o3rl.prompts import BRIEF, frame_lines, messages, target, with_boxes
 
 STILL = FramePlan((0,), (0.0,), (200, 100), 0.0)
 BOX = (0.1, 0.2, 0.5, 1.0)
@@ -102,6 +102,33 @@ def test_boxes_of_the_thought_are_written_in_the_models_convention(convention, b
     assert target(row, STILL, convention=convention).startswith(
         f"<think>At first <obj>car</obj><box>{box}</box>at<t>1.5</t>s.</think>"
     )
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "The list [0.1,0.2,0.5,1.0] and [E, E, e, E] are no boxes.",
+        '<obj>car</obj><box>["0.1","0.2","0.5","1.0"]</box>',
+        "<box>[E, E, e, E]</box>",
+        "<box>[.,.,.,.]</box>",
+        "<box>[0.1,0.2,0.5]</box>",
+    ],
+)
+def test_what_is_no_box_of_plain_numbers_stays_and_raises_nothing(said):
+    written = target(made(Task.TEMPORAL_SPATIAL, Truth("yes"), said), STILL, convention=ABSOLUTE)
+    assert written == f"<think>{said}</think>\n<answer>yes</answer>"
+
+
+@pytest.mark.parametrize("box", ["[40,40,200,200]", '["40", "40", 200, 2e2]', "[40,\n40,200,200]"])
+def test_the_answers_box_is_the_one_between_its_tags(box):
+    truth = Truth(f"Of [1,2,3,4] <obj>car</obj><box>{box}</box>", box=BOX)
+    written = target(made(Task.VISUAL, truth), STILL, convention=ABSOLUTE)
+    assert answer_of(written) == "Of [1,2,3,4] <obj>car</obj><box>[20,20,100,100]</box>"
+
+
+def test_small_numbers_of_an_import_are_boxes():
+    text = with_boxes("<box>[1e-05,0.0,0.5,1.0]</box>", (200, 100), convention=ABSOLUTE)
+    assert text == "<box>[0,0,100,100]</box>"
 
 
 def test_a_row_without_reasoning_cannot_teach():

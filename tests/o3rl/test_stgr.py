@@ -89,8 +89,8 @@ def test_all_six_tasks(tmp_path, form):
         KeyFrame(7.5, (("red car", ((0.2, 0.2, 0.4, 1.0),)),), "stgr/plm/kfs/v_2.jpg"),
     )
     assert evidence.reasoning == (
-        "<think>The <obj>dog</obj><box>[0.1, 0.1, 0.3, 0.3]</box>at<t>2.0</t>s and "
-        "<obj>red car</obj><box>[0.2,0.2,0.4,1.0]</box>at<t>7.5</t>s</think>"
+        "The <obj>dog</obj><box>[0.1,0.1,0.3,0.3]</box>at<t>2.0</t>s and "
+        "<obj>red car</obj><box>[0.2,0.2,0.4,1.0]</box>at<t>7.5</t>s"
     )
     assert (temporal.media, temporal.truth.interval) == ("timerft/c/v.mp4", (2.0, 8.5))
     assert (both.media, both.truth.letter) == ("tvg_r1/c/v.mp4", "A")
@@ -110,6 +110,10 @@ def test_the_report_lies_beside_the_rows(tmp_path):
         "record is no object": {"count": 1, "example": "record 7: record is no object: 7"}
     }
     assert written["mended"]["reasoning boxes cut at the frame's edge"]["count"] == 1
+    assert written["mended"]["reasoning's own tags of thought or answer taken away"] == {
+        "count": 1,
+        "example": "id 'a2'",
+    }
     assert written["mended"]["true box cut at the frame's edge"] == {
         "count": 1,
         "example": "id 'a2': (0.2, 0.2, 0.4, 1.005)",
@@ -142,6 +146,7 @@ def test_the_report_lies_beside_the_rows(tmp_path):
         (EVIDENCE | {"reasoning_process": "<box>[0,0,1]</box>"}, None),
         (EVIDENCE | {"reasoning_process": "<box>x</box>"}, None),
         (EVIDENCE | {"reasoning_process": "<box>[0,0,1,1]"}, "reasoning has an unpaired box"),
+        (MCQ | {"reasoning_process": "<think>a"}, "reasoning has an unpaired or repeated tag"),
         (VISUAL | {"image_path": ""}, "no image_path"),
         (VISUAL | {"image_size": None}, "no image_size"),
         (VISUAL | {"image_size": [1e300, 1e300]}, None),
