@@ -13,7 +13,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Protocol
 
-from o3rl.checkpoints import Checkpoint
+from o3rl.checkpoints import Checkpoint, Unsaved
 from o3rl.flow import ScoredGroup, Version
 
 WINDOW = 20  # steps that rates are taken over
@@ -167,9 +167,10 @@ class Control:
         return await self._trains().replicas.scale(rollouts)
 
     async def checkpoint(self) -> Path:
-        """The checkpoint after the running step, once it is whole; ValueError unless it trains.
+        """The checkpoint after the running step, once it is whole.
 
-        Bounded by the limits of what a step waits for.
+        Raises ValueError unless the run trains, Unsaved where the disk refuses. Bounded by the
+        limits of what a step waits for.
         """
         self._trains()
         wanted: asyncio.Future[Path] = asyncio.get_running_loop().create_future()
@@ -216,11 +217,18 @@ class Control:
         if not wanted:
             return
         assert self._parts is not None, "no step without its parts"
-        path = (await self._parts.save(step)).path
+        try:
+            saved: Path | Unsaved = (await self._parts.save(step)).path
+        except Unsaved as error:
+            saved = error
         del self._wanted[: len(wanted)]
         for each in wanted:
-            if not each.done():  # who asked may have gone
-                each.set_result(path)
+            if each.done():  # who asked may have gone
+                continue
+            if isinstance(saved, Unsaved):
+                each.set_exception(saved)
+            else:
+                each.set_result(saved)
 
     def _rates(self) -> tuple[float, float]:
         """(seconds a step, tokens a second) over the latest steps; zeros before the first."""

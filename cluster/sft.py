@@ -13,7 +13,7 @@ from time import perf_counter
 
 from cluster.configs import load_named, start_of_sft
 from cluster.train import Trained
-from o3rl.checkpoints import LEDGER, Checkpoint, Checkpoints, start_from, state_of
+from o3rl.checkpoints import LEDGER, Checkpoints, sound_of, start_from, state_of
 from o3rl.config import Run
 from o3rl.flow import Row
 
@@ -21,17 +21,17 @@ from o3rl.flow import Row
 def run(options: argparse.Namespace) -> int:
     """Check the configuration, then train."""
     config = start_of_sft(load_named(options.config, options.overrides))
-    checkpoint = start_from(Path(config.folder) / "sft", resume=options.resume)
+    start_from(Path(config.folder) / "sft", resume=options.resume)  # tells what is wrong, at once
     from cluster.session import ray_session
 
     with ray_session(config.cluster):
-        trained = asyncio.run(sft(config, checkpoint=checkpoint))
+        trained = asyncio.run(sft(config, resume=options.resume))
     sys.stdout.write(f"{trained.steps} steps; the model is in {trained.model}\n")
     return 0
 
 
-async def sft(config: Run, *, checkpoint: Checkpoint | None = None) -> Trained:
-    """Train `config` in a started Ray session, anew or from a checkpoint of its folder.
+async def sft(config: Run, *, resume: bool = False) -> Trained:
+    """Train `config` in a started Ray session, anew or from its last sound checkpoint.
 
     Raises ValueError where rows have no reasoning, media cannot be read at all, or the model cannot
     be used.
@@ -52,6 +52,7 @@ async def sft(config: Run, *, checkpoint: Checkpoint | None = None) -> Trained:
     _require_reasoning(rows, settings.rows)
     order = order_of(rows, config.seed, task_weights=settings.task_weights)
     steps = steps_of(order, epochs=settings.epochs, size=settings.batch, steps=settings.steps)
+    checkpoint = await asyncio.to_thread(sound_of, folder) if resume else None
     state = state_of(folder, checkpoint)
     after = checkpoint.step if checkpoint else None
     data = {"sft.rows": settings.rows}
@@ -74,7 +75,7 @@ async def sft(config: Run, *, checkpoint: Checkpoint | None = None) -> Trained:
                 ahead=settings.batch,
             )
             every, keep = settings.checkpoint_every, settings.keep_checkpoints
-            kept = Checkpoints(folder, group, every=every, keep=keep)
+            kept = Checkpoints(folder, group, every=every, keep=keep, tracker=tracker)
             cold = ColdStart(
                 admission, ledger, group, kept, batch=settings.batch, tracker=tracker, show=show
             )

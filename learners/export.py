@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, ProcessorMixin
 from transformers.core_model_loading import revert_weight_conversion
 
+from learners.writes import Writes, rank
 from o3rl.flow import Version
 from o3rl.weights import Bucket, Manifest, RawTensor, WeightSink, pack, split_layers
 
@@ -74,7 +75,7 @@ def layers(policy: PreTrainedModel, *, limit: int) -> Iterator[dict[str, Tensor]
         partitioned = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
         tensors: dict[str, Tensor] = {}
         with deepspeed.zero.GatheredParameters(partitioned), torch.no_grad():
-            if _rank() == 0:
+            if rank() == 0:
                 # Copies: the gathered memory goes back when the context ends.
                 tensors = {name: found[name].merge().to("cpu", copy=True) for name in names}
         yield tensors
@@ -86,12 +87,12 @@ def publish(
     """Send the weights as `version`; all ranks enter, rank 0 writes and gets the manifest."""
     buckets: list[Bucket] = []
     for index, tensors in enumerate(layers(policy, limit=limit)):
-        if _rank() == 0:
+        if rank() == 0:
             raw = [_raw(name, tensor) for name, tensor in tensors.items()]
             bucket, payload = pack(index, raw)
             sink.put(version, bucket, payload)
             buckets.append(bucket)
-    if _rank() != 0:
+    if rank() != 0:
         return None
     manifest = Manifest(version, tuple(buckets))
     sink.commit(manifest)
@@ -105,23 +106,28 @@ def export(
     *,
     limit: int = SHARD_BYTES,
 ) -> None:
-    """Write a Hugging Face folder that `from_pretrained` loads; all ranks enter, rank 0 writes."""
+    """Write a Hugging Face folder that `from_pretrained` loads; all ranks enter, rank 0 writes.
+
+    Raises OSError on all ranks where it could not be written.
+    """
+    writes = Writes()
     shards: list[tuple[Path, list[str], int]] = []
-    folder.mkdir(parents=True, exist_ok=True)
+    writes.do(folder.mkdir, parents=True, exist_ok=True)
     for index, tensors in enumerate(layers(policy, limit=limit)):
-        if _rank() == 0:
+        if rank() == 0:
             path = folder / f"shard-{index:05d}.safetensors"
-            save_file(tensors, path, metadata={"format": "pt"})
+            writes.do(save_file, tensors, path, metadata={"format": "pt"})
             size = sum(tensor.nbytes for tensor in tensors.values())
             shards.append((path, list(tensors), size))
-    if _rank() == 0:
-        _name_shards(folder, shards)
+    if rank() == 0:
+        writes.do(_name_shards, folder, shards)
         config = copy.deepcopy(policy.config)
         config.architectures = [type(policy).__name__]
-        config.save_pretrained(folder)
+        writes.do(config.save_pretrained, folder)
         if policy.generation_config is not None:
-            policy.generation_config.save_pretrained(folder)
-        processor.save_pretrained(folder)
+            writes.do(policy.generation_config.save_pretrained, folder)
+        writes.do(processor.save_pretrained, folder)
+    writes.settle()
 
 
 def _merged(module: Any, base: nn.Parameter) -> Source:
@@ -160,8 +166,3 @@ def _name_shards(folder: Path, shards: list[tuple[Path, list[str], int]]) -> Non
     index = {"metadata": {"total_size": total}, "weight_map": where}
     text = json.dumps(index, indent=2)
     (folder / "model.safetensors.index.json").write_text(text)
-
-
-def _rank() -> int:
-    initialised = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_rank() if initialised else 0

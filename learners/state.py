@@ -7,19 +7,25 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from learners.writes import Writes
+
 TAG = "engine"
 LAYOUT = "layout.json"
 
 
 def save_state(engine: Any, folder: Path, *, batches: int) -> None:
-    """Write this rank's part; all ranks enter. The folder is complete when all have returned."""
-    folder.mkdir(parents=True, exist_ok=True)
-    engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
-    rank = dist.get_rank()
-    torch.save({"random": torch.get_rng_state()}, folder / f"rank-{rank}.pt")
+    """Write this rank's part; all ranks enter. The folder is complete when all have returned.
+
+    Raises OSError on all ranks where one could not write; they may go on training.
+    """
+    writes, rank = Writes(), dist.get_rank()
+    writes.do((folder / TAG).mkdir, parents=True, exist_ok=True)
+    _save_engine(engine, folder, writes)
+    writes.do(torch.save, {"random": torch.get_rng_state()}, folder / f"rank-{rank}.pt")
     if rank == 0:
-        (folder / LAYOUT).write_text(json.dumps({**_layout(engine), "batches": batches}))
-    dist.barrier()
+        layout = json.dumps({**_layout(engine), "batches": batches})
+        writes.do((folder / LAYOUT).write_text, layout)
+    writes.settle()
 
 
 def load_state(engine: Any, folder: Path) -> int:
@@ -42,6 +48,17 @@ def load_state(engine: Any, folder: Path) -> int:
     random = torch.load(folder / f"rank-{dist.get_rank()}.pt", weights_only=True)
     torch.set_rng_state(random["random"])
     return layout["batches"]
+
+
+def _save_engine(engine: Any, folder: Path, writes: Writes) -> None:
+    """DeepSpeed's part. A rank that raised in the middle would leave the others in a barrier."""
+    files = engine.checkpoint_engine
+    save = files.save
+    files.save = lambda state_dict, path: writes.do(save, state_dict, path)
+    try:
+        engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
+    finally:
+        del files.save  # the class's own again
 
 
 def _layout(engine: Any) -> dict[str, int]:

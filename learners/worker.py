@@ -143,7 +143,7 @@ class RankWorker:
         return self._finish(self._step(self._looked(rows), self._target_losses, weight=weight))
 
     def save(self, folder: Path) -> None:
-        """Write this rank's part of the learner's state; all ranks enter."""
+        """Write this rank's part of the learner's state, as `save_state` does; all ranks enter."""
         save_state(self._engine, folder, batches=self.batches)
 
     def restore(self, folder: Path) -> None:
@@ -151,9 +151,8 @@ class RankWorker:
         self.batches = load_state(self._engine, folder)
 
     def export(self, folder: Path) -> None:
-        """Write a Hugging Face folder (rank 0); all ranks enter."""
+        """Write a Hugging Face folder (rank 0), as `outward.export` does; all ranks enter."""
         outward.export(self._policy, self._processor, folder)
-        dist.barrier()
 
     def publish(self, version: Version, sink: WeightSink) -> Manifest | None:
         """Send the weights as `version`; all ranks enter, rank 0 writes and has the manifest."""

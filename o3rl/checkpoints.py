@@ -4,14 +4,20 @@
                                    model             a Hugging Face folder
                                    ledger.parquet    what became of each prompt
                                    state.json        where loop and admission are, as plain values
+                                   digests.json      of each file
 
-A stage begins anew in a folder of its own, or goes on from the last checkpoint in it.
+A stage begins anew in a folder of its own, or goes on from the last checkpoint in it that is as it
+was written. One that cannot be written ends no run.
 """
 
+import asyncio
+import hashlib
 import json
+import logging
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,10 +26,19 @@ from o3rl.files import write_text
 
 if TYPE_CHECKING:  # commands look for a checkpoint before they import what takes time
     from o3rl.ledger import Ledger
+    from o3rl.tracking import Tracker
 
 CHECKPOINTS = "checkpoints"
 STATE = "state.json"
 LEDGER = "ledger.parquet"
+DIGESTS = "digests.json"
+READERS = 4  # files that are digested at once
+
+logger = logging.getLogger(__name__)
+
+
+class Unsaved(RuntimeError):
+    """A checkpoint could not be written; what was there before still is."""
 
 
 class Store(Protocol):
@@ -67,54 +82,100 @@ class Checkpoint:
         """Of loop and admission."""
         return json.loads((self.path / STATE).read_text())
 
+    def described(self) -> dict[str, Any]:
+        """Plain values: step, path, bytes, and a digest over those of its files."""
+        size = sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
+        return {
+            "step": self.step,
+            "path": str(self.path.absolute()),
+            "bytes": size,
+            "digest": _digest(self.path / DIGESTS),
+        }
+
+    def damage(self) -> str:
+        """What is not as it was written, or empty; reads every file."""
+        try:
+            written = json.loads((self.path / DIGESTS).read_text())
+            found = _digests(self.path)
+        except (OSError, ValueError) as error:
+            return str(error)
+        differs = sorted(name for name in written if found.get(name) != written[name])
+        return f"not as it was written: {', '.join(differs)}" if differs else ""
+
 
 class Checkpoints:
-    """Those of the stage in `folder`: one every `every` steps (0: none), of which `keep` stay."""
+    """Those of the stage in `folder`: one every `every` steps (0: none), of which `keep` stay.
 
-    def __init__(self, folder: Path, learner: Store, *, every: int, keep: int):
+    Each that was taken is entered in the `tracker`'s table of checkpoints.
+    """
+
+    def __init__(self, folder: Path, learner: Store, *, every: int, keep: int, tracker: "Tracker"):
         self._folder = folder / CHECKPOINTS
         self._learner = learner
         self._every = every
         self._keep = keep
+        self._tracker = tracker
 
     def due(self, step: int) -> bool:
         """Whether one is to be taken after `step`."""
         return self._every > 0 and step % self._every == 0
 
+    async def save_due(
+        self, step: int, state: Callable[[], Mapping[str, Any]], *, ledger: "Ledger"
+    ) -> None:
+        """Take the one of `step` if one is due. A full disk ends no run: it is told."""
+        if not self.due(step):
+            return
+        try:
+            await self.save(step, state(), ledger=ledger)
+        except Unsaved as error:
+            logger.error("%s; the run goes on without it", error)
+
     async def save(self, step: int, state: Mapping[str, Any], *, ledger: "Ledger") -> Checkpoint:
         """Take the one of `step`; it replaces an older one of that step.
 
         Ledger and state are of this moment: prompts go on being admitted while the learner saves.
+        Raises Unsaved where the disk refuses; what the learner raises comes through.
         """
         final = self._folder / f"step-{step:06d}"
         aside = final.with_suffix(".writing")
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        ledger.write(aside / LEDGER)
-        write_text(aside / STATE, json.dumps(state, indent=1))
-        await self._learner.save(aside / "learner")
-        await self._learner.export(aside / "model")
+        try:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+            ledger.write(aside / LEDGER)
+            write_text(aside / STATE, json.dumps(state, indent=1))
+            await self._learner.save(aside / "learner")
+            await self._learner.export(aside / "model")
+            await asyncio.to_thread(self._finish, aside, final)
+        except (TimeoutError, ConnectionError):  # OSErrors too, but not the disk's
+            raise
+        except OSError as error:
+            await asyncio.to_thread(shutil.rmtree, aside, ignore_errors=True)
+            raise Unsaved(f"checkpoint {final} could not be written: {error}") from error
+        taken = Checkpoint(final)
+        self._tracker.table([taken.described()], "checkpoints")
+        return taken
+
+    def _finish(self, aside: Path, final: Path) -> None:
+        write_text(aside / DIGESTS, json.dumps(_digests(aside), indent=1))
         if final.exists():
             _discard(final)
         aside.rename(final)
         for old in _whole(self._folder)[: -self._keep]:
             if old.path != final:
                 _discard(old.path)
-        return Checkpoint(final)
 
 
 def start_from(folder: Path, *, resume: bool) -> Checkpoint | None:
     """What the stage in `folder` goes on from: its last checkpoint, or None to begin anew.
 
-    Raises ValueError where there is none to resume, and where a new run would mix with an old one.
+    Whether it is sound `sound_of` finds out. Raises ValueError where there is none to resume, and
+    where a new run would mix with an old one.
     """
     if resume:
         found = last_of(folder)
         if found is None:
-            raise ValueError(
-                f"there is no checkpoint in {folder / CHECKPOINTS} to resume from; begin anew, "
-                "without --resume and in another folder=…"
-            )
+            raise ValueError(_none_in(folder))
         return found
     metrics = folder / "metrics.jsonl"
     if metrics.is_file() and metrics.stat().st_size:
@@ -127,6 +188,26 @@ def start_from(folder: Path, *, resume: bool) -> Checkpoint | None:
 def last_of(folder: Path) -> Checkpoint | None:
     """The last checkpoint of the stage in `folder`, if there is one."""
     return next(reversed(_whole(folder / CHECKPOINTS)), None)
+
+
+def sound_of(folder: Path) -> Checkpoint | None:
+    """The last checkpoint that is as it was written; damaged ones are put aside, and told.
+
+    Only for who holds the folder. Raises ValueError if there are checkpoints and all are damaged.
+    """
+    damaged = False
+    while found := last_of(folder):
+        damage = found.damage()
+        if not damage:
+            return found
+        damaged = True
+        aside = found.path.with_suffix(".damaged")
+        shutil.rmtree(aside, ignore_errors=True)
+        found.path.rename(aside)
+        logger.error("checkpoint %s is damaged (%s); it lies in %s", found.path, damage, aside)
+    if damaged:
+        raise ValueError(_none_in(folder))
+    return None
 
 
 def state_of(folder: Path, checkpoint: Checkpoint | None) -> dict[str, Any]:
@@ -147,6 +228,31 @@ def state_of(folder: Path, checkpoint: Checkpoint | None) -> dict[str, Any]:
     for part in ("loop", "admission"):
         state[part]["incarnation"] = number
     return state
+
+
+def _none_in(folder: Path) -> str:
+    return (
+        f"there is no sound checkpoint in {folder / CHECKPOINTS} to resume from; begin anew, "
+        "without --resume and in another folder=…"
+    )
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """By file, as seen from `folder`."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != DIGESTS)
+    with ThreadPoolExecutor(READERS) as readers:
+        return dict(
+            zip(
+                (str(f.relative_to(folder)) for f in files),
+                readers.map(_digest, files),
+                strict=True,
+            )
+        )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()
 
 
 def _discard(path: Path) -> None:

@@ -91,8 +91,7 @@ class ColdStart:
         self._tracker.log(_named(metrics), step=self.step)
         loss = f"loss {metrics['loss']:.3f}" if "loss" in metrics else "nothing learned"
         self._show(self.step, loss)
-        if self._checkpoints.due(self.step):
-            await self._checkpoints.save(self.step, self.state(), ledger=self._ledger)
+        await self._checkpoints.save_due(self.step, self.state, ledger=self._ledger)
 
     def _enter(self, prompts: Sequence[Prompt]) -> None:
         """What became of each row of the batch, into the ledger."""

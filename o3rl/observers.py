@@ -164,11 +164,10 @@ class Checkpointing:
     ) -> None:
         """Save where a checkpoint is due."""
         del version, groups, metrics
-        if self._checkpoints.due(step):
-            await self.save(step)
+        await self._checkpoints.save_due(step, self._state, ledger=self._ledger)
 
     async def save(self, step: int) -> Checkpoint:
-        """Take the one after `step`, the last one that was trained."""
+        """Take the one after `step`, the last one that was trained. Raises Unsaved."""
         return await self._checkpoints.save(step, self._state(), ledger=self._ledger)
 
 

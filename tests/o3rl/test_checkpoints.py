@@ -1,18 +1,20 @@
 """Checkpoints: whole or not there, a few kept, and never two runs in one folder."""
 
 import asyncio
+import errno
 
 import pytest
 from made import prompt
 
-from o3rl.checkpoints import Checkpoint, Checkpoints, start_from, state_of
+from o3rl.checkpoints import Checkpoint, Checkpoints, Unsaved, sound_of, start_from, state_of
 from o3rl.ledger import Ledger
+from o3rl.tracking import ListTracker
 
 
 class Store:
-    """Writes a file each; `dies` while it exports."""
+    """Writes a file each; raises `dies` while it exports."""
 
-    def __init__(self, *, dies: bool = False):
+    def __init__(self, *, dies: Exception | None = None):
         self.dies = dies
 
     async def save(self, folder):
@@ -21,19 +23,19 @@ class Store:
 
     async def export(self, folder):
         if self.dies:
-            raise RuntimeError("rank 0 died")
+            raise self.dies
         folder.mkdir()
         (folder / "config.json").write_text("{}")
 
 
-def save(folder, step: int, *, keep: int = 2, dies: bool = False) -> Checkpoint:
-    kept = Checkpoints(folder, Store(dies=dies), every=5, keep=keep)
+def save(folder, step: int, *, keep: int = 2, dies: Exception | None = None) -> Checkpoint:
+    kept = Checkpoints(folder, Store(dies=dies), every=5, keep=keep, tracker=ListTracker())
     return asyncio.run(kept.save(step, {"place": step}, ledger=Ledger()))
 
 
 def test_one_every_so_many_steps_or_never(tmp_path):
     def due(every: int) -> list[int]:
-        kept = Checkpoints(tmp_path, Store(), every=every, keep=1)
+        kept = Checkpoints(tmp_path, Store(), every=every, keep=1, tracker=ListTracker())
         return [step for step in range(1, 8) if kept.due(step)]
 
     assert (due(3), due(1), due(0)) == ([3, 6], [1, 2, 3, 4, 5, 6, 7], [])
@@ -51,24 +53,68 @@ def test_the_last_one_holds_what_was_saved_and_older_ones_go(tmp_path):
     assert len(list(found.path.parent.iterdir())) == 2
 
 
+def test_each_is_entered_in_a_table(tmp_path):
+    tracker = ListTracker()
+    kept = Checkpoints(tmp_path, Store(), every=5, keep=1, tracker=tracker)
+    for step in (5, 10):
+        asyncio.run(kept.save(step, {}, ledger=Ledger()))
+    first, second = tracker.tables["checkpoints"]
+    assert (first["step"], second["step"]) == (5, 10)
+    path = tmp_path / "checkpoints" / "step-000010"
+    assert second["path"] == str(path)
+    assert second["bytes"] == sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+
+
 def test_one_that_was_never_finished_counts_for_nothing_and_is_written_anew(tmp_path):
     save(tmp_path, 5)
     with pytest.raises(RuntimeError, match="died"):
-        save(tmp_path, 10, dies=True)
+        save(tmp_path, 10, dies=RuntimeError("rank 0 died"))
     left = start_from(tmp_path, resume=True)
     assert left is not None
     assert left.step == 5
     assert save(tmp_path, 10).state() == {"place": 10}
     again = Ledger()
     again.admit(prompt(3))
-    saved = asyncio.run(Checkpoints(tmp_path, Store(), every=5, keep=2).save(10, {}, ledger=again))
+    saved = asyncio.run(
+        Checkpoints(tmp_path, Store(), every=5, keep=2, tracker=ListTracker()).save(
+            10, {}, ledger=again
+        )
+    )
     assert len(Ledger.read(saved.ledger).entries()) == 1
+
+
+def test_a_full_disk_leaves_the_one_before_and_ends_no_run(tmp_path, caplog):
+    save(tmp_path, 5)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(Unsaved, match=r"step-000010 could not be written: .*No space left"):
+        save(tmp_path, 10, dies=full)
+    kept = Checkpoints(tmp_path, Store(dies=full), every=5, keep=2, tracker=ListTracker())
+    asyncio.run(kept.save_due(15, dict, ledger=Ledger()))
+    assert "step-000015 could not be written" in caplog.text
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000005"]
+    with pytest.raises(TimeoutError):  # not the disk's
+        save(tmp_path, 20, dies=TimeoutError("no answer"))
+
+
+def test_a_damaged_one_is_put_aside_and_the_one_before_is_taken(tmp_path, caplog):
+    for step in (5, 10):
+        save(tmp_path, step)
+    (tmp_path / "checkpoints" / "step-000010" / "learner" / "weights").write_text("of nobody")
+    found = sound_of(tmp_path)
+    assert found is not None
+    assert (found.step, found.damage()) == (5, "")
+    assert "step-000010 is damaged (not as it was written: learner/weights)" in caplog.text
+    assert (tmp_path / "checkpoints" / "step-000010.damaged").is_dir()
+    (found.path / "state.json").unlink()
+    with pytest.raises(ValueError, match="no sound checkpoint"):
+        sound_of(tmp_path)
+    assert sound_of(tmp_path) is None
 
 
 def test_every_start_from_a_checkpoint_is_an_incarnation_of_its_own(tmp_path):
     """Also the second one from the same checkpoint: it would publish the same version numbers."""
     part = {"incarnation": 0, "n": 2}
-    kept = Checkpoints(tmp_path, Store(), every=1, keep=2)
+    kept = Checkpoints(tmp_path, Store(), every=1, keep=2, tracker=ListTracker())
     state = {"loop": part, "admission": part}
     checkpoint = asyncio.run(kept.save(2, state, ledger=Ledger()))
     assert state_of(tmp_path, None) == {}
@@ -78,7 +124,7 @@ def test_every_start_from_a_checkpoint_is_an_incarnation_of_its_own(tmp_path):
 
 
 def test_without_one_there_is_nothing_to_resume(tmp_path):
-    with pytest.raises(ValueError, match=r"no checkpoint in .*without --resume"):
+    with pytest.raises(ValueError, match=r"no sound checkpoint in .*without --resume"):
         start_from(tmp_path, resume=True)
 
 

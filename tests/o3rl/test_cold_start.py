@@ -63,7 +63,7 @@ class World:
         self.ledger = Ledger.read(checkpoint.ledger) if checkpoint else Ledger()
         order = order_of(ROWS, 3, task_weights={})
         admission = Admission(ROWS, order, Media(), self.ledger, planned=8 * BATCH, ahead=BATCH)
-        kept = Checkpoints(folder, self.learner, every=2, keep=9)
+        kept = Checkpoints(folder, self.learner, every=2, keep=9, tracker=self.tracker)
         self.loop = ColdStart(
             admission,
             self.ledger,

@@ -18,6 +18,7 @@ from o3rl.ledger import SET_ASIDE, TRAINED, Ledger
 from o3rl.loop import Loop
 from o3rl.observers import Checkpointing
 from o3rl.order import RowOrder
+from o3rl.tracking import ListTracker
 from o3rl.window import Window
 
 START = Version(0, 0)
@@ -315,7 +316,7 @@ def test_a_checkpoint_taken_while_prompts_are_admitted_can_be_resumed(tmp_path):
         export = save
 
     first = World(groups=3, staleness=1, steps=8)
-    checkpoints = Checkpoints(tmp_path, SlowLearner(), every=3, keep=1)
+    checkpoints = Checkpoints(tmp_path, SlowLearner(), every=3, keep=1, tracker=ListTracker())
     state = lambda: {"loop": first.loop.state(), "admission": first.admission.state()}  # noqa: E731
     first.loop.observe(Checkpointing(checkpoints, first.ledger, state))
     asyncio.run(asyncio.wait_for(first.loop.run(5), 30))  # two steps after the checkpoint

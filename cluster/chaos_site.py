@@ -1,0 +1,223 @@
+"""Where chaos strikes: a Ray of two nodes, an MLflow server, a driver, all on this machine.
+
+    site ── starts ──► node 1: driver's side, a replica     all carry one token in their
+                       node 2: a replica                    environment, by which they are
+                       MLflow's server                      found in /proc
+                       `o3rl train`, again and again
+
+Nothing in the run knows of it: processes are struck from outside.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+MARK = "O3RL_CHAOS"
+RANKS = "o3rl_ranks"  # Ray's name for what the first node has: the learner is there
+CPUS = (2, 1)  # of each node, as Ray is told: a rank, a scorer and a replica; a replica
+STORE_BYTES = 200 * 2**20  # of a node's object store
+START_ATTEMPTS = 3  # Ray gives a node 30 s to come up, fixed, which a busy machine may miss
+SERVER_SECONDS = 120.0
+END_SECONDS = 30.0
+
+
+class Site:
+    """Started by `with`; everything that carries its token is ended with the block."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._token = uuid.uuid4().hex
+        self._cluster: Any = None
+        self._second: Any = None
+        self._port = _free_port()
+        self._server: subprocess.Popen[bytes] | None = None
+        self._driver: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "Site":
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._start_nodes()
+            self.start_server()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def settings(self) -> list[str]:
+        """What a run is told of the site."""
+        return [
+            f"cluster.address={self._cluster.address}",
+            f"tracking.uri=http://127.0.0.1:{self._port}",
+            f"cluster.learner_resource={RANKS}",
+            "rollouts.cpus=0.7",
+        ]
+
+    @property
+    def driver(self) -> subprocess.Popen[bytes]:
+        """The last one."""
+        assert self._driver is not None
+        return self._driver
+
+    def drive(self, arguments: Sequence[str], log: Path) -> None:
+        """`o3rl train` with `arguments`, in a process of its own."""
+        with log.open("ab") as file:
+            self._driver = subprocess.Popen(
+                [sys.executable, "-m", "cluster.cli", "train", *arguments],
+                stdout=file,
+                stderr=file,
+                env=self._environment(),
+                start_new_session=True,
+            )
+
+    def start_server(self) -> None:
+        """MLflow's, for the first time or again; back when it answers."""
+        uri = f"sqlite:///{self.folder / 'mlflow.db'}"
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--host",
+            "127.0.0.1",
+            "--workers",
+            "1",
+        ]
+        command += ["--port", str(self._port), "--backend-store-uri", uri]
+        command += ["--artifacts-destination", str(self.folder / "artifacts")]
+        with (self.folder / "mlflow.log").open("ab") as log:
+            self._server = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=log,
+                env=self._environment(),
+                cwd=self.folder,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + SERVER_SECONDS
+        while not self._server_answers():
+            if time.monotonic() > deadline or self._server.poll() is not None:
+                raise TimeoutError(f"MLflow's server did not start; see {self.folder}/mlflow.log")
+            time.sleep(0.2)
+
+    def strike_server(self, signal_: int) -> None:
+        """All of the server's processes."""
+        assert self._server is not None
+        os.killpg(self._server.pid, signal_)
+        if signal_ == signal.SIGKILL:
+            self._server.wait()
+
+    def lose_node(self) -> None:
+        """The second node, with all that is on it, without a word."""
+        self._cluster.remove_node(self._second, allow_graceful=False)
+
+    def add_node(self) -> None:
+        """A new second node."""
+        self._second = self._node(CPUS[1])
+
+    def find(self, title: str) -> list[int]:
+        """The site's living processes whose title begins so."""
+        return [pid for pid in self._pids() if _title(pid).startswith(title)]
+
+    def left_of_run(self) -> list[str]:
+        """Titles of what belongs to a run: Ray's actors, vLLM's processes, drivers."""
+        titles = [_title(pid) for pid in self._pids()]
+        return [t for t in titles if _is_actor(t) or "VLLM" in t or "cluster.cli train" in t]
+
+    def close(self) -> None:
+        """End everything."""
+        if self._cluster is not None:
+            self._cluster.shutdown()
+        deadline = time.monotonic() + END_SECONDS
+        while pids := list(self._pids()):
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not ended: {[_title(pid) for pid in pids]}")
+            time.sleep(0.1)
+
+    def _start_nodes(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        for attempt in range(1, START_ATTEMPTS + 1):
+            self._cluster = Cluster()
+            try:
+                self._node(CPUS[0], include_dashboard=False, resources={RANKS: 1})
+                self.add_node()
+                return
+            except Exception:  # Ray raises no narrower type for it
+                self._cluster.shutdown()
+                if attempt == START_ATTEMPTS:
+                    raise
+
+    def _node(self, cpus: int, **keywords: Any) -> Any:
+        # A folder of its own: else both nodes would unpack what a job brings over one another.
+        folder = f"runtime_{uuid.uuid4().hex[:8]}"
+        with _environment(self._environment()):
+            return self._cluster.add_node(
+                num_cpus=cpus,
+                object_store_memory=STORE_BYTES,
+                runtime_env_dir_name=folder,
+                **keywords,
+            )
+
+    def _environment(self) -> dict[str, str]:
+        return os.environ | {MARK: self._token}
+
+    def _server_answers(self) -> bool:
+        try:
+            with urlopen(f"http://127.0.0.1:{self._port}/health", timeout=5) as answer:
+                return answer.status == 200
+        except OSError:
+            return False
+
+    def _pids(self) -> Iterator[int]:
+        """Of the processes that live and carry the token."""
+        mark = f"{MARK}={self._token}".encode()
+        for path in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                alive = path.joinpath("stat").read_text().rpartition(")")[2].split()[0] != "Z"
+                if alive and mark in path.joinpath("environ").read_bytes():
+                    yield int(path.name)
+
+
+def _is_actor(title: str) -> bool:
+    return title.startswith("ray::") and not title.startswith("ray::IDLE")
+
+
+def _title(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+    except OSError:
+        return ""
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@contextmanager
+def _environment(environment: dict[str, str]) -> Iterator[None]:
+    """This process's, while Ray starts others from it."""
+    before = dict(os.environ)
+    os.environ.update(environment)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
