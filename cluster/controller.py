@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.control import Control, Phase, RunLost, Status
 from cluster.train import Trained, train
-from o3rl.checkpoints import Checkpoint
+from o3rl.checkpoints import sound_of
 from o3rl.config import Run
 from o3rl.lease import take
 from o3rl.source import source_digest
@@ -32,6 +33,15 @@ PREFIX = "o3rl-controller-"
 LINES = 1000  # of the log that wait for the supervisor
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How a supervisor has its run begun: `after` was the folder's last attempt when it came."""
+
+    resume: bool  # from the last sound checkpoint, where there is one
+    owner: str  # the supervisor
+    after: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +74,18 @@ class Controller:
         self._control = Control(run.name, str(Path(run.folder).absolute()))
         self._task: asyncio.Task[Trained] | None = None
 
-    async def run(
-        self, checkpoint: Checkpoint | None, *, after: int | None, source: str
-    ) -> Trained:
-        """Train, from `checkpoint` or anew.
+    async def run(self, start: Start, *, source: str) -> Trained:
+        """Train; `source` is the supervisor's digest.
 
-        `after` is the attempt that this one follows, `source` the supervisor's digest.
-        Raises ValueError if this process runs other code, if another attempt holds the folder, and
-        what `train` raises.
+        Raises ValueError if this process runs other code, or if another attempt holds the folder,
+        RunLost where another start may help, and else what `train` raises.
         """
         if source != source_digest():
             raise ValueError(
                 f"the controller runs source {source_digest()}, the driver {source}: install one "
                 "wheel on every node"
             )
-        self._task = asyncio.create_task(self._train(checkpoint, after))
+        self._task = asyncio.create_task(self._train(start))
         return await self._task
 
     async def look(self, place: int) -> Look:
@@ -116,20 +123,35 @@ class Controller:
             self._task.cancel()
             await asyncio.wait([self._task])
 
-    async def _train(self, checkpoint: Checkpoint | None, after: int | None) -> Trained:
+    async def _train(self, start: Start) -> Trained:
         folder = Path(self._config.folder) / "rl"
-        with await asyncio.to_thread(take, folder, after=after) as lease:
+        lease = await asyncio.to_thread(take, folder, owner=start.owner, after=start.after)
+        with lease:
             self._control.attempt = lease.attempt
             try:
-                return await train(self._config, self._control, checkpoint=checkpoint)
+                checkpoint = await asyncio.to_thread(sound_of, folder) if start.resume else None
+                return await train(
+                    self._config, self._control, checkpoint=checkpoint, fence=lease.check
+                )
             except Exception as error:
-                from learners.group import LearnerLost  # takes seconds, unless it was needed
-
-                if isinstance(error, LearnerLost):
-                    raise RunLost(f"the learner was lost: {error}") from error
+                if what := _lost(error):
+                    raise RunLost(f"{what}: {error}") from error
                 raise
             finally:
                 self._control.enter(Phase.ENDED)
+
+
+def _lost(error: Exception) -> str:
+    """What a run has lost with `error`, so that another start may help; empty if it was no loss."""
+    from learners.group import LearnerLost  # takes seconds, unless it was needed
+
+    if isinstance(error, LearnerLost):
+        return "the learner was lost"
+    if isinstance(error, TimeoutError):
+        return "a service did not answer"
+    if isinstance(error, RayError) and not isinstance(error, RayTaskError):
+        return "a service was lost"
+    return ""
 
 
 class Log(logging.Handler):

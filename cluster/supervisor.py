@@ -18,6 +18,7 @@ import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from cluster.configs import load_named
 from cluster.control import Phase, RunLost
@@ -25,9 +26,11 @@ from cluster.progress import Show, bar
 from cluster.train import Trained
 from o3rl.checkpoints import Checkpoint, last_of, start_from
 from o3rl.config import Run
+from o3rl.lease import holder_of
 
 if TYPE_CHECKING:  # a wrong configuration is told before Ray is imported
     from cluster.control import Status
+    from cluster.controller import Start
     from cluster.session import Session
 
 POLL_SECONDS = 0.5
@@ -40,11 +43,13 @@ def run(options: argparse.Namespace) -> int:
     """Check the configuration, then train."""
     config = load_named(options.config, options.overrides)
     folder = Path(config.folder) / "rl"
-    checkpoint = last_of(folder) if options.again else start_from(folder, resume=options.resume)
+    if not options.again:
+        start_from(folder, resume=options.resume)  # tells what is wrong, at once
     from cluster.session import ray_session
 
     with ray_session(config.cluster) as session:
-        trained = asyncio.run(supervise(config, session, checkpoint=checkpoint))
+        resume = options.again or options.resume
+        trained = asyncio.run(supervise(config, session, resume=resume))
     if trained.stopped:
         said = f"stopped after {trained.steps} steps; --resume goes on"
     else:
@@ -53,22 +58,22 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-async def supervise(
-    config: Run, session: "Session", *, checkpoint: Checkpoint | None = None
-) -> Trained:
+async def supervise(config: Run, session: "Session", *, resume: bool = False) -> Trained:
     """Train `config` by a controller in `session`, which is begun anew where that one is lost.
 
-    Raises RuntimeError when it is lost too often, and what `train` raises.
+    `resume` goes on from the last sound checkpoint, if there is one. Raises RuntimeError when the
+    controller is lost too often, and what `train` raises.
     """
-    from cluster.controller import start_controller
+    from cluster.controller import Start, start_controller
 
     folder = Path(config.folder) / "rl"
-    losses, after = Losses(), None
+    last = holder_of(folder)
+    owner, after = uuid4().hex, last.attempt if last else 0
+    losses = Losses()
     while True:
         controller = start_controller(config, level=log.getEffectiveLevel())
-        eye = _Eye(controller)
         try:
-            return await _trained(eye, config, checkpoint=checkpoint, after=after)
+            return await _trained(_Eye(controller), config, Start(resume, owner, after))
         except RunLost as error:
             checkpoint = last_of(folder)
             lost = losses.add(checkpoint)
@@ -79,7 +84,7 @@ async def supervise(
                 ) from error
             place = checkpoint.path if checkpoint else "the beginning"
             log.warning("%s; it starts again from %s", error, place)
-        after = eye.attempt or after
+        resume = True
         session.renew()
 
 
@@ -97,16 +102,14 @@ class Losses:
         return self._count
 
 
-async def _trained(
-    eye: "_Eye", config: Run, *, checkpoint: Checkpoint | None, after: int | None
-) -> Trained:
+async def _trained(eye: "_Eye", config: Run, start: "Start") -> Trained:
     """What one controller gives; it is ended in any case."""
     import ray
 
     from cluster.controller import of
     from o3rl.source import source_digest
 
-    call = eye.controller.run.remote(checkpoint, after=after, source=source_digest())
+    call = eye.controller.run.remote(start, source=source_digest())
     ending = asyncio.ensure_future(of(call))
     try:
         await _watch(eye, ending, config)
@@ -143,7 +146,6 @@ class _Eye:
 
     def __init__(self, controller: Any):
         self.controller = controller
-        self.attempt = 0  # that the controller is, once it has said so
         self._place = 0
 
     async def look(self, seconds: float) -> "Status":
@@ -160,7 +162,6 @@ class _Eye:
         except RayActorError as error:
             raise RunLost(f"the controller died: {_why(error)}") from error
         self._place = found.next
-        self.attempt = found.status.attempt
         for line in found.lines:
             logging.getLogger(line.logger).log(line.level, line.text)
         return found.status

@@ -5,7 +5,8 @@ attempts, ledger.parquet. Wired here: which service is which protocol of the loo
 controller (cluster/controller.py), which `o3rl train` watches (cluster/supervisor.py).
 """
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -17,13 +18,12 @@ from o3rl.config import Run
 from o3rl.flow import Row, ScoredGroup, Version
 
 if TYPE_CHECKING:  # a wrong configuration is told before any of these is imported
-    from cluster.elastic import Membership
     from cluster.frames import AsyncMedia
     from cluster.services import Learning, Sampling, Services
     from learners.group import LearnerGroup
     from o3rl.admission import Admission
     from o3rl.ledger import Ledger
-    from o3rl.loop import Loop
+    from o3rl.loop import Loop, Observer
     from o3rl.observers import Checkpointing, Validation
     from o3rl.order import RowOrder
     from o3rl.tracking import Tracker
@@ -42,10 +42,18 @@ class Trained:
     stopped: bool = False  # on request, before its last step
 
 
-async def train(config: Run, control: Control, *, checkpoint: Checkpoint | None = None) -> Trained:
+async def train(
+    config: Run,
+    control: Control,
+    *,
+    checkpoint: Checkpoint | None = None,
+    fence: Callable[[], None] = lambda: None,
+) -> Trained:
     """Train `config` in a started Ray session, anew or from a checkpoint of its folder.
 
-    `control` steers it. Raises ValueError for data or a model that cannot be used.
+    `control` steers it. `fence` is called before what is written once a step or at the end, and
+    raises if the folder is another's by now. Raises ValueError for data or a model that cannot be
+    used.
     """
     from cluster.services import services
     from cluster.tracked import tracked
@@ -70,11 +78,13 @@ async def train(config: Run, control: Control, *, checkpoint: Checkpoint | None 
     with tracked(config, folder, stage="rl", data=data, after=after) as tracker:
         async with services(config, folder) as start:
             parts = await _start(
-                config, start, rows, order=order, steps=steps, checkpoint=checkpoint
+                config, start, rows, order=order, steps=steps, checkpoint=checkpoint, fence=fence
             )
             tally = Tally()
             loop = _loop(config, parts, validated, tally=tally, tracker=tracker, folder=folder)
-            checkpoints = _checkpointing(config, parts, loop, tally=tally, folder=folder)
+            checkpoints = _checkpointing(
+                config, parts, loop, tally=tally, tracker=tracker, folder=folder
+            )
             loop.observe(checkpoints)
             loop.observe(control)
             for part, name in ((loop, "loop"), (parts.admission, "admission"), (tally, "tally")):
@@ -85,6 +95,7 @@ async def train(config: Run, control: Control, *, checkpoint: Checkpoint | None 
             try:
                 await loop.run(steps)
             finally:
+                fence()
                 parts.ledger.write(folder / LEDGER)
             control.enter(Phase.WRITING)
             stopped = loop.step < steps
@@ -111,7 +122,7 @@ class Parts:
     group: "LearnerGroup"
     admission: "Admission"
     ledger: "Ledger"
-    membership: "Membership"
+    first: Sequence["Observer"]  # told of a step before tracking is
 
 
 async def _start(
@@ -122,6 +133,7 @@ async def _start(
     order: "RowOrder",
     steps: int,
     checkpoint: Checkpoint | None,
+    fence: Callable[[], None],
 ) -> Parts:
     from cluster.services import Learning, Sampling
     from learners.schedule import Optimisation
@@ -147,9 +159,9 @@ async def _start(
         ahead=config.loop.groups,
     )
     scorers = start.scorers()
-    membership = start.membership(pool)
+    first = (Fence(fence), start.membership(pool))
     sampling, learning = Sampling(pool), Learning(group)
-    return Parts(media, sampling, scorers, learning, group, admission, ledger, membership)
+    return Parts(media, sampling, scorers, learning, group, admission, ledger, first)
 
 
 def _loop(
@@ -179,8 +191,8 @@ def _loop(
         learner=parts.learner,
         shuffle=permuted if config.learning.permute_advantages else list,
     )
-    loop.observe(parts.membership)
-    loop.observe(tally)
+    for observer in (*parts.first, tally):
+        loop.observe(observer)
     if validated:
         loop.observe(_validation(config, parts, validated, folder / "best"))
     loop.observe(
@@ -198,7 +210,13 @@ def _loop(
 
 
 def _checkpointing(
-    config: Run, parts: Parts, loop: "Loop", *, tally: "Tally", folder: Path
+    config: Run,
+    parts: Parts,
+    loop: "Loop",
+    *,
+    tally: "Tally",
+    tracker: "Tracker",
+    folder: Path,
 ) -> "Checkpointing":
     from o3rl.observers import Checkpointing
 
@@ -208,6 +226,7 @@ def _checkpointing(
         parts.learner,
         every=settings.checkpoint_every,
         keep=settings.keep_checkpoints,
+        tracker=tracker,
     )
     stateful = {"loop": loop, "admission": parts.admission, "tally": tally}
     return Checkpointing(
@@ -232,6 +251,20 @@ def _validation(config: Run, parts: Parts, rows: Sequence[Row], best: Path) -> "
         seed=config.seed,
         weights=config.rewards.weights,
     )
+
+
+class Fence:
+    """Ends an attempt that another one has superseded before it logs or saves a step."""
+
+    def __init__(self, check: Callable[[], None]):
+        self._check = check
+
+    async def stepped(
+        self, step: int, version: Version, groups: Sequence[ScoredGroup], metrics: dict[str, float]
+    ) -> None:
+        """Raises what `check` raises."""
+        del step, version, groups, metrics
+        await asyncio.to_thread(self._check)
 
 
 class Tally:

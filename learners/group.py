@@ -30,6 +30,7 @@ from ray.util.placement_group import (
     remove_placement_group,
 )
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from torch.distributed import DistError
 
 from learners.flops import Flops
 from learners.inputs import Fetch
@@ -277,8 +278,9 @@ def _environment(cluster: Cluster, *, on_gpu: bool) -> dict[str, str]:
 async def _all(calls: Sequence[Any], *, what: str, seconds: float) -> list[Any]:
     """The answers of all ranks, in order.
 
-    The first that fails ends the wait with its own error, a rank's death with LearnerLost. Raises
-    LearnerLost, naming the ranks that are waited for, after `seconds`.
+    The first that fails ends the wait with its own error; LearnerLost where a rank died, or failed
+    because another one has left a collective. Raises LearnerLost, naming the ranks that are waited
+    for, after `seconds`.
     """
     tasks = [asyncio.wrap_future(call.future()) for call in calls]
     done, waiting = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
@@ -293,9 +295,17 @@ async def _all(calls: Sequence[Any], *, what: str, seconds: float) -> list[Any]:
     for rank, error in errors.items():
         if isinstance(error, RayActorError):
             raise LearnerLost(f"{what}: rank {rank} died: {error}") from error
+    for rank, error in errors.items():
+        if error is not None and _of_peer(error):
+            raise LearnerLost(f"{what}: rank {rank} lost the others: {error}") from error
     for error in errors.values():
         if error is not None:
             raise error
     if late:
         raise LearnerLost(f"{what}: no answer within {seconds:.0f} s from ranks {late}")
     return [task.result() for task in tasks]
+
+
+def _of_peer(error: BaseException) -> bool:
+    """Whether a collective failed; gloo has no error type of its own."""
+    return isinstance(error, DistError) or "/gloo/" in str(error)

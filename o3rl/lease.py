@@ -46,6 +46,7 @@ class Holder:
     born: str
     beat: float  # seconds since 1970, for people
     ended: str = ""  # how; empty while it runs or if it was killed
+    owner: str = ""  # who had it started
 
     def __str__(self) -> str:
         return f"attempt {self.attempt} on {self.host}, pid {self.pid}"
@@ -76,12 +77,16 @@ class Lease:
 
     def beat(self) -> None:
         """Show that we live. Raises LeaseLost if a newer attempt holds the folder."""
+        self.check()
+        self._write("")
+
+    def check(self) -> None:
+        """To be called before a write that must not be another's. Raises LeaseLost."""
         newest = max(_numbers(self._attempts))
         if newest > self.attempt:
             raise LeaseLost(
                 f"attempt {newest} has taken {self._attempts.parent} over from {self._holder}"
             )
-        self._write("")
 
     def _keep(self) -> None:
         while not self._over.wait(BEAT_SECONDS):
@@ -101,21 +106,29 @@ class Lease:
             log.warning("%s could not renew its lease in %s: %s", holder, self._attempts, error)
 
 
-def take(folder: Path, *, after: int | None = None, stale_seconds: float = STALE_SECONDS) -> Lease:
+def take(
+    folder: Path,
+    *,
+    owner: str = "",
+    after: int | None = None,
+    stale_seconds: float = STALE_SECONDS,
+) -> Lease:
     """The lease on `folder`, by the next number; waits at most `stale_seconds` for a silent holder.
 
-    `after` is the attempt that we go on from: ValueError if there was another one since. ValueError
-    if an attempt holds the folder, naming it.
+    `after` was the last attempt when `owner` began: ValueError if another owner had one since.
+    ValueError if an attempt holds the folder, naming it; but an owner's next attempt supersedes its
+    last one, which may be frozen.
     """
     attempts = folder / "attempts"
     attempts.mkdir(parents=True, exist_ok=True)
     while True:
         last = holder_of(folder)
-        if after is not None and last is not None and last.attempt > after:
-            raise ValueError(f"{last} has taken {folder} over from attempt {after}")
-        if last is not None and _lives(last, folder, stale_seconds):
+        if after is not None and last is not None and last.attempt > after and last.owner != owner:
+            raise ValueError(f"{last} has taken {folder} over; we began after attempt {after}")
+        ours_before = last is not None and owner and last.owner == owner
+        if last is not None and not ours_before and _lives(last, folder, stale_seconds):
             raise ValueError(f"{last} trains in {folder}; stop it first, or name another folder=…")
-        ours = _ourselves((last.attempt if last else 0) + 1)
+        ours = replace(_ourselves((last.attempt if last else 0) + 1), owner=owner)
         with suppress(FileExistsError):  # another one was quicker: look at it
             _create(_path(attempts, ours.attempt), json.dumps(asdict(ours)))
             return Lease(attempts, ours)

@@ -3,8 +3,11 @@
 import asyncio
 import os
 import pickle
+import resource
 import signal
+from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import replace
 
 import folder_sink
@@ -32,6 +35,17 @@ def local_ray():
     ray.shutdown()
 
 
+@contextmanager
+def full_disk(pid: int) -> Iterator[None]:
+    """No file that the process writes can grow beyond 64 kB: as near to a full disk as it gets."""
+    before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (2**16, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
+
+
 @pytest.mark.parametrize("zero", [2, 3])
 @pytest.mark.usefixtures("rank_alone")
 def test_two_ranks_do_what_one_does(zero, settings, groups, prompts, fetch, tmp_path):
@@ -52,6 +66,10 @@ def test_two_ranks_do_what_one_does(zero, settings, groups, prompts, fetch, tmp_
         await learner.start()
         try:
             found = [await learner.update(batch) for batch in batches]
+            for rank, write in ((1, learner.save), (0, learner.export)):
+                pid = (await learner.pids())[rank]
+                with full_disk(pid), pytest.raises(OSError, match=rf"rank {rank}: "):
+                    await write(tmp_path / "full")
             await learner.save(tmp_path / "state")
             found.append(await learner.sft_step(prompts))
             await learner.export(tmp_path / "together")
@@ -140,6 +158,12 @@ def test_a_death_is_told_rather_than_what_it_did_to_the_others():
     calls = [Answer(error=RuntimeError("connection closed by peer")), Answer(error=RayActorError())]
     with pytest.raises(LearnerLost, match="learner update: rank 1 died"):
         asyncio.run(_all(calls, what="learner update", seconds=1))
+
+
+def test_a_failed_collective_is_a_loss_though_ray_tells_of_no_death_yet():
+    told = "[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer"
+    with pytest.raises(LearnerLost, match="learner update: rank 0 lost the others"):
+        asyncio.run(_all([Answer(error=RuntimeError(told))], what="learner update", seconds=1))
 
 
 def test_an_error_of_a_rank_is_its_own():

@@ -75,13 +75,26 @@ def test_an_older_attempt_sees_the_newer_one_and_leaves_its_file_alone(tmp_path)
     assert holder_of(tmp_path).attempt == 2
 
 
-def test_who_goes_on_from_an_attempt_does_not_take_over_from_a_later_one(tmp_path):
+def test_an_owner_goes_on_after_its_own_attempts_but_not_after_anothers(tmp_path):
     with take(tmp_path):
         pass
-    with take(tmp_path, after=1):
+    for _ in range(2):
+        with take(tmp_path, owner="we", after=1):
+            pass
+    with take(tmp_path, owner="another", after=3):
         pass
-    with pytest.raises(ValueError, match=r"attempt 2 on .* has taken .* over from attempt 1"):
-        take(tmp_path, after=1)
+    with pytest.raises(ValueError, match=r"attempt 4 on .* has taken .* over; we began after .* 1"):
+        take(tmp_path, owner="we", after=1)
+
+
+def test_an_owner_supersedes_its_last_attempt_that_still_lives(tmp_path):
+    frozen = take(tmp_path, owner="we")
+    frozen.check()
+    assert take(tmp_path, owner="we", after=0).attempt == 2
+    with pytest.raises(LeaseLost, match="attempt 2 has taken"):
+        frozen.check()
+    with pytest.raises(ValueError, match=r"attempt 2 on .* trains in"):
+        take(tmp_path, owner="another")
 
 
 def test_of_many_that_take_it_at_once_one_gets_it(tmp_path):
