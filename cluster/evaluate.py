@@ -8,7 +8,6 @@ import argparse
 import asyncio
 import json
 import mmap
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,11 +84,10 @@ async def evaluate(
         raise ValueError(f"models of several families, {families}: evaluate each by itself")
     first, path = next(iter(models.items()))
     convention = convention_of(families[first])
-    shutil.rmtree(folder / "weights", ignore_errors=True)  # of an earlier evaluation
     found: dict[str, Evaluated] = {}
     async with services(of_model(config, path), folder) as start:
         media, scorers = start.media(), start.scorers()
-        store = start.store() if len(models) > 1 else None
+        store = start.store(kept=False) if len(models) > 1 else None
         pool = start.rollouts(media.media, store)
         await pool.start()
         evaluator = Evaluator(media, Sampling(pool), scorers)

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from cluster.media import Media
+from cluster.media import Media, MediaLost
 from o3rl.decode import MediaError
 from o3rl.flow import Failure, FramePlan, Row
 
@@ -23,12 +23,15 @@ class AsyncMedia:
         """(plan, key of the frames); a Failure with the reason if the media cannot be read.
 
         The frames are decoded here, so that a file which cannot be read fails before it is sampled.
+        Raises MediaLost where it is not the file's fault.
         """
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._threads, self._prepare, row, training)
         except MediaError as error:
             return Failure(-1, -1, f"media: {error.reason}")
+        except MediaLost:
+            raise
         except TimeoutError as error:
             return Failure(-1, -1, str(error))
 

@@ -10,7 +10,7 @@ decodes by key; it holds at most `frames.cache_mib` of frames, the longest unuse
 |---|---|---|
 | a call for frames that are held | nobody | |
 | any other call | the files queued before its own, `frames.readers` at a time | the limit of each |
-| a caller | the actor | a file's limit, then by what the actor says is queued, while it says so |
+| a caller | the actor | a file's limit; then what is queued before it takes, as the actor says |
 """
 
 import json
@@ -34,10 +34,14 @@ from o3rl.media import MediaReader, Planned
 
 log = logging.getLogger(__name__)
 
-ALIVE_SECONDS = 60.0  # limit for the actor's word on its queue, which waits for no file
+ALIVE_SECONDS = 120.0  # limit for the actor's word on its queue, which waits for no file
 CLOSE_SECONDS = 20.0
 CALLS = 1000  # in the actor at the same time; those that wait cost no thread
 MOST_READERS = 8  # by default
+
+
+class MediaLost(TimeoutError):
+    """The media actor itself does not answer: no fault of a file."""
 
 
 class MediaActor:
@@ -94,12 +98,13 @@ class Media:
     """A handle that may be sent anywhere. `seconds` is the limit for one file.
 
     A call waits that long, and where files are queued before its own, as long again for each turn.
-    Raises TimeoutError naming the media actor, and what `MediaReader` raises.
+    Raises TimeoutError naming the media actor, MediaLost where that says nothing of its queue
+    either, and what `MediaReader` raises.
     """
 
     actor: Any
     seconds: float
-    alive_seconds: float = ALIVE_SECONDS
+    alive_seconds: float = ALIVE_SECONDS  # for its word on the queue
 
     def prepare(self, row: Row, *, training: bool) -> tuple[FramePlan, str]:
         """The plan of a row and the key of its frames. Raises MediaError."""
@@ -138,7 +143,11 @@ class Media:
         if ready:
             return answer_of(reference, self.seconds, who="media", what=what)
         asked = self.actor.turns.remote()
-        turns = answer_of(asked, self.alive_seconds, who="media", what="how long is your queue?")
+        try:
+            question = "how long is your queue?"
+            turns = answer_of(asked, self.alive_seconds, who="media", what=question)
+        except TimeoutError as error:
+            raise MediaLost(str(error)) from error
         what = f"{what}, in a queue of {turns} turns"
         return answer_of(reference, turns * self.seconds, who="media", what=what)
 
@@ -148,7 +157,9 @@ def readers_here() -> int:
     return max(1, min(MOST_READERS, len(os.sched_getaffinity(0)) // 2))
 
 
-def start_media(root: Path, frames: Frames, *, folder: Path) -> Media:
+def start_media(
+    root: Path, frames: Frames, *, folder: Path, alive_seconds: float = ALIVE_SECONDS
+) -> Media:
     """Start the media actor for files below `root`; its journal lies in the run's `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     actor = (
@@ -163,7 +174,7 @@ def start_media(root: Path, frames: Frames, *, folder: Path) -> Media:
         .remote(str(root.absolute()), frames, str(folder.absolute() / "media-plans.jsonl"))
     )
     # A file's turn may begin with a new child, where the last file cost the old one.
-    return Media(actor, START_SECONDS + frames.decode_seconds)
+    return Media(actor, START_SECONDS + frames.decode_seconds, alive_seconds)
 
 
 def _read(journal: Path) -> dict[str, Planned]:

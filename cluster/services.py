@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from transformers import AutoConfig
 
@@ -26,8 +27,6 @@ from o3rl.config import Run
 from o3rl.flow import Failure, Group, Prompt, ScoredGroup, Version
 from o3rl.source import source_digest
 from rewards.pool import ScorerPool
-
-STORE_SECONDS = 120.0  # limit for one bucket to or from the weight store
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +103,22 @@ class Services:
 
     def media(self) -> AsyncMedia:
         """The media actor."""
-        handle = start_media(Path(self._run.data.media), self._run.frames, folder=self._folder)
+        handle = start_media(
+            Path(self._run.data.media),
+            self._run.frames,
+            folder=self._folder,
+            alive_seconds=self._run.cluster.service_seconds,
+        )
         self._stack.callback(handle.close)
         return AsyncMedia(handle)
 
-    def store(self) -> WeightStore:
-        """The weight store."""
-        store = start_store(self._folder / "weights", seconds=STORE_SECONDS)
+    def store(self, *, kept: bool = True) -> WeightStore:
+        """The weight store; its mirror is `kept` for the next start, or ends with the block."""
+        mirror = self._folder / "weights"
+        if not kept:
+            passing = TemporaryDirectory(prefix="weights-", dir=self._folder)
+            mirror = Path(self._stack.enter_context(passing))
+        store = start_store(mirror, seconds=self._run.cluster.service_seconds)
         self._stack.callback(store.close)
         return store
 

@@ -359,6 +359,7 @@ class Cluster:
     cpus_per_rank: float = 1.0
     learner_resource: str = ""  # Ray's name for what only nodes for ranks have; empty: any node
     start_seconds: float = 300.0  # limit for placement and for the learner group
+    service_seconds: float = 120.0  # for a word of the media actor, a bucket of the weight store
     controller_restarts: int = 3  # with no new checkpoint in between
     controller_seconds: float = 120.0  # without an answer, after which it is started again
 
@@ -366,7 +367,7 @@ class Cluster:
         require(self.cpus >= 0, "cluster.cpus", self.cpus, "0 (all) or more")
         require(self.gpus_per_rank >= 0, "cluster.gpus_per_rank", self.gpus_per_rank, "0 or more")
         require(self.cpus_per_rank > 0, "cluster.cpus_per_rank", self.cpus_per_rank, "more than 0")
-        for name in ("start_seconds", "controller_seconds"):
+        for name in ("start_seconds", "service_seconds", "controller_seconds"):
             value = getattr(self, name)
             require(value > 0, f"cluster.{name}", value, "more than 0")
         restarts = self.controller_restarts
