@@ -39,10 +39,11 @@ test: setup check ## everything: format, lint, types, unit and end-to-end tests
 unit: setup ## the fast tests only
 	$(BIN)/python -m pytest -m 'not e2e'
 
-check: setup ## format, lint, types
+check: setup ## format, lint, types, layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+	$(BIN)/python -m pytest -q tests/test_layers.py
 
 format: setup ## mend what can be mended
 	$(BIN)/ruff format .

@@ -41,14 +41,19 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _config(options: argparse.Namespace) -> Run:
-    """CONFIG, or that beside the model, or the defaults; with the model to be asked."""
+    """CONFIG, or that beside the model; with the model to be asked. The shipped one has its own."""
     beside = Path(options.model).parent / "config.yaml"
     if options.config:
         config = load(find(options.config), options.overrides)
     elif beside.is_file():
         config = load(beside, options.overrides)
-    else:
+    elif options.model == "tiny":
         config = load_named("tiny_demo", options.overrides)
+    else:
+        raise ValueError(
+            f"--model {options.model}: there is no {beside} that says how to ask it; name a "
+            "configuration by --config"
+        )
     config = of_model(config, model_path(options.model))
     media = replace(config.data, media=str(options.video.absolute().parent))
     return replace(config, data=media)

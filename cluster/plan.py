@@ -239,10 +239,11 @@ def _tight(
             f"({rollouts.max_model_tokens}): a smaller one, more rollouts.tensor_parallel, "
             "rollouts.memory_share or on a CPU rollouts.kv_cache_gib"
         )
-    if rollouts.gpus and rollouts.gpus != rollouts.tensor_parallel:
+    part_of_one = rollouts.tensor_parallel == 1 and rollouts.gpus < 1
+    if rollouts.gpus and rollouts.gpus != rollouts.tensor_parallel and not part_of_one:
         yield (
             f"rollouts.gpus is {rollouts.gpus:g}; it must be rollouts.tensor_parallel "
-            f"({rollouts.tensor_parallel}): a replica's engine has a process a GPU"
+            f"({rollouts.tensor_parallel}), or a part of one: an engine has a process a GPU"
         )
     if text.heads % rollouts.tensor_parallel:
         yield (

@@ -4,7 +4,7 @@
       "schema": 1,
       "base" | "sft" | "rl": {"greedy": SUMMARY, "sampled": SUMMARY},   (stages that were evaluated)
       "gains": {"sampled/total_without_format": 0.52, …},               (see `gains`)
-      "seconds": {stage: seconds, …, "total": their sum},
+      "seconds": {stage: seconds, …, "total": from the start, with what lies between them},
       "steps": {stage: optimiser batches}, "samples": {stage: rows or completions trained on},
       "tokens": {stage: completion tokens trained on},
       "seed": int, "config_digest": "sha256:…", "versions": {package: version or null}
@@ -80,7 +80,7 @@ def build(
         "schema": 1,
         **{stage: dict(stages[stage]) for stage in STAGES if stage in stages},
         "gains": {},
-        "seconds": {**seconds, "total": sum(seconds.values())},
+        "seconds": dict(seconds),
         "steps": dict(steps),
         "samples": dict(samples),
         "tokens": dict(tokens),

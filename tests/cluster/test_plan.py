@@ -136,6 +136,19 @@ TIGHT = {
 }
 
 
+@pytest.mark.parametrize(
+    ("name", "node"),
+    [
+        ("qwen2_5_vl_3b_1gpu", Node(16, 1, 80)),
+        ("qwen2_5_vl_7b_8gpu", BIG),
+        ("qwen2_5_vl_7b_8gpu_released", BIG),
+    ],
+)
+def test_what_is_shipped_has_no_problem(name, node):
+    run = load(find(name), ["cluster.address=auto"])
+    assert plan_of(run, Architecture.of(config_of(run.sft.start)), node).problems == ()
+
+
 @pytest.mark.parametrize(("override", "said"), TIGHT.items(), ids=str)
 def test_what_does_not_fit_is_told(override, said):
     assert plan_of(seven_b(), SEVEN_B, BIG).problems == ()

@@ -27,7 +27,7 @@ def summary(total: float, proximity: float | None, gated: float | None) -> dict:
 def report(**stages) -> dict:
     return build(
         stages,
-        seconds={"sft": 60.0, "rl": 300.0},
+        seconds={"sft": 60.0, "rl": 300.0, "total": 370.0},
         steps={"sft": 150, "rl": 60},
         samples={"sft": 2400, "rl": 7680},
         tokens={"sft": 200_000, "rl": 700_000},
@@ -62,7 +62,7 @@ def test_keys_and_round_trip(tmp_path):
         *("schema", "base", "sft", "rl", "gains", "seconds", "steps", "samples", "tokens"),
         *("seed", "config_digest", "versions"),
     }
-    assert out["seconds"] == {"sft": 60.0, "rl": 300.0, "total": 360.0}
+    assert out["seconds"] == {"sft": 60.0, "rl": 300.0, "total": 370.0}
     assert out["gains"] == gains(out)
     path = tmp_path / "deep" / "report.json"
     write(path, out)
@@ -107,7 +107,7 @@ def test_table_shows_numbers_gains_and_gaps():
     ]
     [line] = [line for line in text.splitlines() if "box IoU, claims" in line]
     assert line.split()[3:] == ["–"] * 8
-    assert "200 held-out rows · seed 3 · 360 s" in text
+    assert "200 held-out rows · seed 3 · 370 s" in text
 
 
 def test_table_of_one_stage_alone():
