@@ -161,6 +161,7 @@ class Loop:
             if self._settings.max_staleness:
                 self._sample_on(steps)
         metrics |= batch_metrics(groups, self.version)
+        metrics["tokens/second"] = metrics["tokens/sampled"] / metrics["seconds/step"]
         metrics |= self._stream.metrics()
         for observer in self._observers:
             await observer.stepped(self.step, self.version, groups, metrics)

@@ -3,17 +3,18 @@
     def reward(text: str, row: Row, rewards: Reward) -> float
 
 `text` is the completion, `row` the STGR row with its truth, `rewards` what the built-in parts gave.
-The value must be finite. What such a function raises is a value here, a `CustomFault`: it fails the
-group, and after `rewards.custom_errors` distinct ones the run.
+The value must be finite, and at most 1e9 either way. What such a function raises is a value here, a
+`CustomFault`: it fails the group, and after `rewards.custom_errors` distinct ones the run.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from o3rl.flow import Reward, Row
 from o3rl.functions import load_function, place_of
 from rewards.scorer import weighted
+
+LARGEST = 1e9  # of a value, so that sums and spreads of rewards are finite too
 
 CustomReward = Callable[[str, Row, Reward], float]
 
@@ -64,8 +65,9 @@ def with_custom(
             value = float(function(text, row, reward))
         except Exception as error:  # a user's function may raise anything
             return _fault(name, error)
-        if not math.isfinite(value):
-            return CustomFault(name, "ValueError", function.__module__, f"returned {value}")
+        if not abs(value) <= LARGEST:
+            reason = f"returned {value}; it must be finite, and at most {LARGEST:g} either way"
+            return CustomFault(name, "ValueError", function.__module__, reason)
         parts[name] = value
     return replace(reward, parts=parts, total=weighted(parts, weights))
 

@@ -108,9 +108,9 @@ class Scorer:
             sheet.parts["thk_temporal_segment"] = self._profile.segment(times, truth.interval)
         if task is Task.TEMPORAL_SPATIAL:
             key_times = [frame.time for frame in truth.key_frames]
-            sheet.parts["thk_temporal_point"] = self._profile.point(
-                times, key_times, sigma(progress, self._rewards)
-            )
+            width = sigma(progress, self._rewards)
+            sheet.parts["thk_temporal_point"] = self._profile.point(times, key_times, width)
+            sheet.metrics["sigma"] = width
             sheet.metrics["point_sigma1"] = point(times, key_times, 1.0)
 
     def _claims(

@@ -264,6 +264,7 @@ def test_the_progress_of_the_prompt_decides(profile):
     assert early == retried
     assert early.parts["thk_temporal_point"] > late.parts["thk_temporal_point"]
     assert early.metrics["point_sigma1"] == late.metrics["point_sigma1"]
+    assert early.metrics["sigma"] > late.metrics["sigma"]
     assert early.metrics["recall"] == late.metrics["recall"] == pytest.approx(1 / 3)
 
 
