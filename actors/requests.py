@@ -1,5 +1,6 @@
 """What goes to vLLM for one sample, and what comes back as a rollout."""
 
+import math
 from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -62,7 +63,7 @@ def parameters(
 def rollout(
     prompt: Prompt, index: int, output: CompletionOutput, *, started: Version, text: str
 ) -> Rollout | Failure:
-    """A finished completion as sample `index`; an empty or aborted one is a failure.
+    """A finished completion as sample `index`; empty, aborted or NaN, it is a failure.
 
     `started` is the version whose prompt cache it may have read. Where its first token was sampled
     by a later one (an update came between), an empty span of `started` leads the spans, so that it
@@ -76,6 +77,9 @@ def rollout(
     assert output.weight_versions, "vLLM returned no versions"
     recorded = zip(output.logprobs, tokens, strict=True)
     logprobs = tuple(at[token].logprob for at, token in recorded if at is not None)
+    if not all(map(math.isfinite, logprobs)):
+        place = next(i for i, value in enumerate(logprobs) if not math.isfinite(value))
+        return Failure(prompt.group, index, f"token {place} has log-probability {logprobs[place]}")
     spans = tuple((span.start, parse_version(span.version)) for span in output.weight_versions)
     if spans[0][1] != started:
         spans = ((0, started), *spans)

@@ -73,6 +73,7 @@ def policies(tmp_path_factory: pytest.TempPathFactory) -> Policies:
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
+    from learners.export import export
     from learners.tiny import build
 
     base = build(tmp_path_factory.mktemp("base"), seed=3)
@@ -82,8 +83,7 @@ def policies(tmp_path_factory: pytest.TempPathFactory) -> Policies:
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
-    policy.save_pretrained(changed)
-    AutoProcessor.from_pretrained(base).save_pretrained(changed)
+    export(policy, AutoProcessor.from_pretrained(base), changed)
     return Policies(base, changed)
 
 
@@ -138,3 +138,26 @@ def reference_logprobs(folder: Path, group: Group) -> list[np.ndarray]:
         taken = logprobs.gather(1, torch.tensor(rollout.tokens_T)[:, None])
         results.append(taken[:, 0].numpy())
     return results
+
+
+def learner_logprobs(folder: Path, group: Group) -> list[np.ndarray]:
+    """By the learner: the group as one pack, its prompt once."""
+    import torch
+
+    from learners.inputs import Reader
+    from learners.policy import load_policy, load_processor
+    from learners.shared_prefix import PackedPolicy, Segment, pack
+
+    settings = model(folder)
+    policy = load_policy(settings).eval()
+    reader = Reader.of(
+        policy, load_processor(settings), style=settings.prompt_style, max_tokens=4096
+    )
+    segment = reader.group(group, frames)
+    assert isinstance(segment, Segment), segment
+    with torch.no_grad():
+        logprobs_ST, _ = PackedPolicy(policy)(pack([segment]))
+    return [
+        logprobs_T[: len(rollout.tokens_T)].numpy()
+        for logprobs_T, rollout in zip(logprobs_ST, group.rollouts_G, strict=True)
+    ]

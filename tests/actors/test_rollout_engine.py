@@ -18,6 +18,7 @@ from tests.actors.conftest import (
     SEED,
     SIDE,
     frames,
+    learner_logprobs,
     prompt,
     published,
     reference_logprobs,
@@ -36,9 +37,11 @@ def generate(engine, number: int, *, seed: int = SEED, attempt: int = 0):
 
 
 def assert_same_logprobs(folder, group: Group) -> None:
+    """The engine's, token by token, are those of plain transformers and of the learner."""
     assert len(group.rollouts_G) == SAMPLING.group_size
-    for rollout, expected in zip(group.rollouts_G, reference_logprobs(folder, group), strict=True):
-        np.testing.assert_allclose(rollout.logprobs_T, expected, atol=1e-4, rtol=0)
+    for theirs in (reference_logprobs(folder, group), learner_logprobs(folder, group)):
+        for rollout, expected in zip(group.rollouts_G, theirs, strict=True):
+            np.testing.assert_allclose(rollout.logprobs_T, expected, atol=1e-4, rtol=0)
 
 
 def test_nothing_is_sampled_before_there_are_weights(engine, run):

@@ -11,6 +11,7 @@ import pytest
 from actors.rollout import RolloutPool, State
 from o3rl.decode import MediaError
 from o3rl.flow import Failure, Group, Version
+from o3rl.weights import MemoryWeights
 from tests.actors.conftest import (
     ROLLOUTS,
     SAMPLING,
@@ -18,9 +19,7 @@ from tests.actors.conftest import (
     frames,
     model,
     prompt,
-    published,
     reference_logprobs,
-    tensors,
 )
 
 pytestmark = pytest.mark.e2e
@@ -34,11 +33,13 @@ def fetch(key: str):
 
 @pytest.fixture(scope="module")
 def source(policies):
-    """Holds the changed weights as 0.1, the base's as 0.2."""
-    weights = published(tensors(policies.changed), Version(0, 1))
-    from o3rl.weights import publish
+    """Holds the changed weights as 0.1, the base's as 0.2, as the learner publishes them."""
+    from learners.export import publish
+    from learners.policy import load_policy
 
-    publish(tensors(policies.base), weights, version=Version(0, 2), limit=500_000)
+    weights = MemoryWeights()
+    for folder, n in ((policies.changed, 1), (policies.base, 2)):
+        publish(load_policy(model(folder)), Version(0, n), sink=weights, limit=500_000)
     return weights
 
 
@@ -114,7 +115,7 @@ def test_a_replica_serves_what_it_loaded_and_checked(pool, run, policies, source
     ):
         assert rollout.logprobs_T == pytest.approx(expected, abs=1e-4)
 
-    # After a publication the replica equals an engine that loaded the Hugging Face export.
+    # After a publication the replica equals an engine that loaded the learner's export of the same.
     assert run(pool.checksums()) != started_from_export
     run(pool.load(Version(0, 1)))
     assert run(pool.checksums()) == started_from_export
@@ -158,6 +159,20 @@ def test_a_killed_replica_leaves_nothing_hands_its_prompt_back_and_returns(pool,
     assert group.rollouts_G[0].version == Version(0, 1)
     assert pool.counts["deaths"] == 1
     assert pool.places[0].pid != place.pid
+
+
+def test_an_engine_that_is_killed_under_its_replica_is_replaced(pool, run):
+    [place] = pool.places
+    below = descendants(place.pid)
+    for pid in below:  # vLLM's processes; the replica lives on
+        os.kill(pid, signal.SIGKILL)
+    result = run(pool.sample(prompt(5)))
+    assert isinstance(result, Failure)
+    assert f"pid {place.pid}" in result.reason
+    group = run(pool.sample(prompt(5)))
+    assert isinstance(group, Group)
+    assert group.rollouts_G[0].version == Version(0, 1)
+    assert pool.counts["deaths"] == 2
 
 
 def test_a_closed_pool_leaves_nothing(pool, run):
