@@ -5,10 +5,12 @@ expanded as vLLM does, weights are fetched, staged and checked against their man
 stands still while they are taken, spans name the versions. Only the tokens are made up: half of the
 completions, by the request's seed, are a well-formed answer with the truth, the others are not, so
 that rewards have spread. `rollouts.stand_in_seconds` asks for it; nothing learned with it is worth
-anything.
+anything. A question that holds one of `actors.marks` brings that about.
 """
 
 import asyncio
+import os
+import signal
 import time
 from pathlib import Path
 from random import Random
@@ -16,6 +18,7 @@ from random import Random
 import numpy as np
 from transformers import AutoConfig, AutoTokenizer
 
+from actors.marks import DIES, EMPTY, OVERFLOWS
 from actors.outcome import Loaded
 from actors.requests import seed_of
 from actors.staging import staged
@@ -83,12 +86,16 @@ class StandIn:
         del temperature
         async with asyncio.timeout(self._rollouts.load_seconds):
             await self._serving.wait()
+        if DIES in prompt.row.question:
+            os.kill(os.getpid(), signal.SIGKILL)
         started = self.version
         assert started is not None
         luck = Random(seed_of(seed, prompt, 0))
         await asyncio.sleep(self._rollouts.stand_in_seconds * luck.uniform(0.5, 2.0))
         async with asyncio.timeout(self._rollouts.load_seconds):
             await self._serving.wait()
+        if EMPTY in prompt.row.question:
+            return Failure(prompt.group, -1, "all completions are empty")
         ended = self.version
         assert ended is not None
         rollouts = [
@@ -116,7 +123,7 @@ class StandIn:
         spans = ((0, started),)
         if ended != started:
             spans = (*spans, (len(tokens) // 2, ended))
-        logprobs = (LOGPROB,) * len(tokens)
+        logprobs = (-1e30 if OVERFLOWS in prompt.row.question else LOGPROB,) * len(tokens)
         return Rollout(prompt.group, index, tokens, logprobs, spans, "stop", text)
 
     def _prompt_tokens(self, prompt: Prompt, frames: np.ndarray) -> tuple[int, ...]:

@@ -77,3 +77,14 @@ def add_bench(commands) -> None:
     trl.add_argument(
         "--micro-batch", type=int, help="completions that TRL runs at once (default: the group)"
     )
+    chaos = add_command(
+        kinds,
+        "chaos",
+        "cluster.bench_chaos:run",
+        "runs whose processes are killed and frozen, and how soon they train on",
+    )
+    chaos.add_argument("--trials", type=int, default=16, help="strikes (default 16)")
+    chaos.add_argument("--seed", type=int, default=0, help="of kinds and moments (default 0)")
+    chaos.add_argument("--kinds", help="of strikes, with commas (default: all)")
+    chaos.add_argument("--folder", type=Path, help="for the runs (default: a new one)")
+    chaos.add_argument("--json", action="store_true", help="JSON instead of a table")
