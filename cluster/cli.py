@@ -232,6 +232,13 @@ def _train(commands) -> None:
         action="store_true",
         help="as --resume, but begin where there is no checkpoint: a job's further attempts",
     )
+    train.add_argument("--record", type=Path, metavar="DIR", help="write each batch there")
+    train.add_argument(
+        "--replay",
+        type=Path,
+        metavar="DIR",
+        help="train on the batches that --record wrote, without rollouts: into FOLDER/replay",
+    )
 
 
 def _evaluate(commands) -> None:

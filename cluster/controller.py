@@ -42,6 +42,7 @@ class Start:
     resume: bool  # from the last sound checkpoint, where there is one
     owner: str  # the supervisor
     after: int
+    record: Path | None = None  # for the batches
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,11 @@ class Controller:
             try:
                 checkpoint = await asyncio.to_thread(sound_of, folder) if start.resume else None
                 return await train(
-                    self._config, self._control, checkpoint=checkpoint, fence=lease.check
+                    self._config,
+                    self._control,
+                    checkpoint=checkpoint,
+                    fence=lease.check,
+                    record=start.record,
                 )
             except Exception as error:
                 if what := _lost(error):

@@ -43,13 +43,21 @@ def run(options: argparse.Namespace) -> int:
     """Check the configuration, then train."""
     config = load_named(options.config, options.overrides)
     folder = Path(config.folder) / "rl"
-    if not options.again:
+    resume = options.again or options.resume
+    if options.replay and (resume or options.record):
+        raise ValueError("--replay trains anew, on what was recorded; no --resume, no --record")
+    if not options.again and not options.replay:
         start_from(folder, resume=options.resume)  # tells what is wrong, at once
     from cluster.session import ray_session
 
     with ray_session(config.cluster) as session:
-        resume = options.again or options.resume
-        trained = asyncio.run(supervise(config, session, resume=resume))
+        if options.replay:
+            from cluster.replay import replay
+
+            trained = asyncio.run(replay(config, options.replay))
+        else:
+            work = supervise(config, session, resume=resume, record=options.record)
+            trained = asyncio.run(work)
     if trained.stopped:
         said = f"stopped after {trained.steps} steps; --resume goes on"
     else:
@@ -58,10 +66,13 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-async def supervise(config: Run, session: "Session", *, resume: bool = False) -> Trained:
+async def supervise(
+    config: Run, session: "Session", *, resume: bool = False, record: Path | None = None
+) -> Trained:
     """Train `config` by a controller in `session`, which is begun anew where that one is lost.
 
-    `resume` goes on from the last sound checkpoint, if there is one. Raises RuntimeError when the
+    `resume` goes on from the last sound checkpoint, if there is one; batches are written to
+    `record`. Raises RuntimeError when the
     controller is lost too often, and what `train` raises.
     """
     from cluster.controller import Start, start_controller
@@ -73,7 +84,7 @@ async def supervise(config: Run, session: "Session", *, resume: bool = False) ->
     while True:
         controller = start_controller(config, level=log.getEffectiveLevel())
         try:
-            return await _trained(_Eye(controller), config, Start(resume, owner, after))
+            return await _trained(_Eye(controller), config, Start(resume, owner, after, record))
         except RunLost as error:
             checkpoint = last_of(folder)
             lost = losses.add(checkpoint)

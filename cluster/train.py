@@ -48,16 +48,18 @@ async def train(
     *,
     checkpoint: Checkpoint | None = None,
     fence: Callable[[], None] = lambda: None,
+    record: Path | None = None,
 ) -> Trained:
     """Train `config` in a started Ray session, anew or from a checkpoint of its folder.
 
     `control` steers it. `fence` is called before what is written once a step or at the end, and
-    raises if the folder is another's by now. Raises ValueError for data or a model that cannot be
-    used.
+    raises if the folder is another's by now. Batches are written to `record`. Raises ValueError for
+    data or a model that cannot be used.
     """
     from cluster.services import services
     from cluster.tracked import tracked
     from o3rl.order import order_of, steps_of
+    from o3rl.recording import Recording
     from o3rl.store import read_rows
     from rewards.custom import load_custom
 
@@ -85,6 +87,8 @@ async def train(
             checkpoints = _checkpointing(
                 config, parts, loop, tally=tally, tracker=tracker, folder=folder
             )
+            if record is not None:
+                loop.observe(Recording(record))
             loop.observe(checkpoints)
             loop.observe(control)
             for part, name in ((loop, "loop"), (parts.admission, "admission"), (tally, "tally")):

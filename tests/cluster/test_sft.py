@@ -1,4 +1,5 @@
-"""The cold start for real: resumed, with a frozen vision tower, with LoRA; one Ray for all."""
+"""The cold start for real: resumed, with a frozen vision tower, with LoRA; RL replayed from what it
+recorded; one Ray for all."""
 
 import asyncio
 import json
@@ -141,3 +142,26 @@ def test_lora_changes_the_adapted_projections_and_leaves_an_ordinary_model(data,
     assert not [name for name, _ in model.named_parameters() if "lora" in name]
     AutoProcessor.from_pretrained(trained.model)
     assert not (trained.model / "adapter_config.json").exists()
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_what_was_recorded_trains_the_same_weights_again(data, tmp_path):
+    from cluster.control import Control
+    from cluster.replay import replay
+    from cluster.train import train
+    from o3rl.stgr import import_file
+
+    import_file(data / "data" / "STGR-RL.json", data / "rows" / "rl")
+    overrides = [f"folder={tmp_path}", f"data.train={data / 'rows' / 'rl'}", "model.path=tiny"]
+    overrides += [f"data.media={data / 'data' / 'media'}", "rollouts.stand_in_seconds=0.05"]
+    overrides += ["loop.steps=3", "loop.groups=4", "loop.validate_every=0", "learning.warmup=0"]
+    config = load_named("tiny_demo", overrides)
+    recorded = tmp_path / "batches"
+    trained = asyncio.run(train(config, Control("rl", str(tmp_path)), record=recorded))
+    again = asyncio.run(replay(config, recorded))
+    assert (again.steps, again.samples, again.tokens) == (3, trained.samples, trained.tokens)
+    first, second = weights(trained.model), weights(again.model)
+    assert changed(trained.model)
+    assert [name for name in first if not first[name].equal(second[name])] == []
+    losses = [read_series(tmp_path / stage / "metrics.jsonl")["loss"] for stage in ("rl", "replay")]
+    assert losses[0] == losses[1]

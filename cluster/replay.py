@@ -1,0 +1,69 @@
+"""`o3rl train --replay DIR`: the learner alone, on batches that a run recorded with `--record`.
+
+    DIR ─► batch ─► learner.update ─► metrics        no rollouts, no scorers, no weights sent out
+
+For a learner that is to be understood or changed: the same batches, settings and ranks give the
+same weights as the recorded run. Everything lies in `FOLDER/replay`.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+
+from cluster.frames import AsyncMedia
+from cluster.progress import bar
+from cluster.services import services
+from cluster.tracked import tracked
+from cluster.train import Trained
+from learners.schedule import Optimisation
+from o3rl.config import Run
+from o3rl.flow import ScoredGroup, Version
+from o3rl.order import order_of, steps_of
+from o3rl.recording import read_batches
+from o3rl.stepmetrics import batch_metrics, timed
+from o3rl.store import read_rows
+
+
+async def replay(config: Run, recorded: Path) -> Trained:
+    """Train `config` in a started Ray session on the batches in `recorded`.
+
+    The schedule is the recorded run's, by `config`. Raises what `read_batches` raises.
+    """
+    began = perf_counter()
+    folder = Path(config.folder) / "replay"
+    batches = list(read_batches(recorded))
+    rows = read_rows(config.data.train, limit=config.data.max_rows)
+    order = order_of(rows, config.seed, task_weights=config.data.task_weights)
+    loop = config.loop
+    steps = steps_of(order, epochs=loop.epochs, size=loop.groups, steps=loop.steps)
+    optimisation = Optimisation.of_learning(config.learning, batches=steps)
+    samples = tokens = 0
+    with (
+        tracked(config, folder, stage="replay", data={"data.train": config.data.train}) as tracker,
+        bar("replaying", len(batches)) as show,
+    ):
+        async with services(config, folder) as start:
+            media = start.media()
+            learner = start.learner(media.media, None, optimisation=optimisation)
+            await learner.start()
+            for step, groups in batches:
+                metrics: dict[str, float] = {}
+                with timed("seconds/step", metrics):
+                    await _decode(media, groups)
+                    metrics |= await learner.update(groups)
+                metrics |= batch_metrics(groups, Version(0, step))
+                tracker.log(metrics, step=step)
+                samples += sum(len(group.rewards_G) for group in groups)
+                tokens += int(metrics["tokens/sampled"])
+                show(step, f"loss {metrics['loss']:.4f}" if "loss" in metrics else "refused")
+            model = folder / "model"
+            await learner.export(model)
+    return Trained(model, len(batches), samples, tokens, perf_counter() - began)
+
+
+async def _decode(media: AsyncMedia, groups: Sequence[ScoredGroup]) -> None:
+    """Have the frames of a batch ready; the learner refuses groups whose frames cannot be had."""
+    await asyncio.gather(
+        *(media.prepare(group.group.prompt.row, training=True) for group in groups)
+    )
