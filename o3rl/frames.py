@@ -14,6 +14,7 @@ from o3rl.flow import FramePlan, KeyFrame
 
 CEILING = 1.05  # largest area of a frame, in budgets
 MAX_ASPECT = 200  # Qwen's own limit of width by height
+SAME_SECONDS = 0.05  # of two frames as near as that, the lines (one decimal) say one time
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +66,24 @@ def plan_video(
 ) -> FramePlan:
     """Evenly sampled frames, the key frames merged among them by exact time.
 
-    A key frame within half a frame period of a planned frame is that frame. Any other is added at
-    its own time: from its own image if it has a path, else from the video frame nearest to it. One
-    that lies after the end and has no image is the last frame, which every plan holds.
+    A key frame that has its own image is always shown, at its own time; a sampled frame so near to
+    it that their lines would say the same gives way. One without is the video's frame nearest to
+    it, at that frame's time, shown once; for one after the end that is the last frame.
     """
+    sampled = sample_indices(info, frames)
+    own = [key for key in key_frames if key.path is not None]
     chosen: list[tuple[float, int, str | None]] = [
-        (info.times[index], index, None) for index in sample_indices(info, frames)
+        (info.times[index], index, None)
+        for index in sampled
+        if not any(abs(key.time - info.times[index]) < SAME_SECONDS for key in own)
     ]
-    nearness = info.duration / info.frames / 2
+    chosen += [(key.time, -1, key.path) for key in own]
+    seen = set(sampled)
     for key in key_frames:
-        if any(abs(key.time - time) <= nearness for time, _, _ in chosen):
-            continue
-        if key.path is not None:
-            chosen.append((key.time, -1, key.path))
-        elif key.time <= info.duration:
-            chosen.append((key.time, nearest_index(info, key.time), None))
+        index = nearest_index(info, key.time)
+        if key.path is None and index not in seen:
+            seen.add(index)
+            chosen.append((info.times[index], index, None))
     chosen.sort(key=lambda frame: frame[0])
     times_F, indices_F, images_F = zip(*chosen, strict=True)
     return FramePlan(

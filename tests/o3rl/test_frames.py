@@ -98,14 +98,23 @@ def test_labels_are_true_times_at_a_variable_rate():
     assert plan.images_F == ()
 
 
-def test_key_frames_are_merged_by_time_and_all_kept():
+def test_key_frames_of_the_video_are_merged_by_time_and_shown_once():
     # 10 s at 10 fps; 16 sampled indices round(i·99/15) = 0, 7, 13, …; frame 7 is at 0.7 s
-    info = clip(10, 10)
-    plan = plan_video(info, FRAMES, key_frames=(key(9.93, "b.jpg"), key(0.74, "a.jpg"), key(1.02)))
+    plan = plan_video(clip(10, 10), FRAMES, key_frames=(key(9.93), key(0.74), key(1.02), key(1.03)))
     assert len(plan.indices_F) == 16 + 1  # 0.74 is frame 7, 9.93 is frame 99, 1.02 is new
-    assert plan.times_F[2] == 1.02
-    assert plan.indices_F[2] == 10
+    assert (plan.indices_F[2], plan.times_F[2]) == (10, 1.0)  # that frame's time
     assert list(plan.times_F) == sorted(plan.times_F)
+    assert plan.images_F == ()
+
+
+def test_key_frames_with_images_are_all_kept_at_their_own_time():
+    keys = (key(9.93, "b.jpg"), key(0.74, "a.jpg"), key(1.02, "c.jpg"), key(1.03, "d.jpg"))
+    plan = plan_video(clip(10, 10), FRAMES, key_frames=keys)
+    shown = dict(zip(plan.images_F, plan.times_F, strict=True))
+    assert {shown[each.path] for each in keys} == {each.time for each in keys}
+    assert len(plan.indices_F) == 16 + 2  # in place of frames 7 (0.7 s) and 99 (9.9 s)
+    assert not {7, 99} & set(plan.indices_F)
+    assert plan.indices_F.count(-1) == 4
 
 
 def test_key_frames_images_and_the_end_of_the_clip():
@@ -116,20 +125,35 @@ def test_key_frames_images_and_the_end_of_the_clip():
     assert plan.images_F == (None, None, "k/1.jpg", *(None,) * 14, "k/2.jpg")
     assert plan.indices_F[2] == plan.indices_F[-1] == -1
     assert plan.times_F[-1] == 15.0
-    assert len(plan.indices_F) == 18  # 12.0 has no image and lies after the end
+    assert len(plan.indices_F) == 18  # 12.0 has no image and lies after the end: the last frame
+    assert plan.indices_F[-2] == 99
 
 
-@pytest.mark.parametrize(("time", "added"), [(0.05, 0), (0.0501, 1), (0.6499, 1), (0.65, 0)])
-def test_half_a_period_on_each_side(time, added):
-    # frames 0 (0 s) and 7 (0.7 s) are sampled; half a period is 0.05 s, give or take a rounding
-    nudge = 1e-9 if time == 0.65 else 0.0
-    plan = plan_video(clip(10, 10), FRAMES, key_frames=(key(time + nudge),))
-    assert len(plan.indices_F) == 16 + added
+@pytest.mark.parametrize(
+    ("time", "index"),
+    [(0.0499, 0), (0.0501, 1), (0.6499, 6), (0.6501, 7)],  # frames 0 and 7 are sampled
+)
+def test_a_key_frame_of_the_video_is_the_frame_nearest_to_it(time, index):
+    plan = plan_video(clip(10, 10), FRAMES, key_frames=(key(time),))
+    assert index in plan.indices_F
+    assert len(plan.indices_F) == 16 + (index not in (0, 7))
 
 
-def test_key_frame_twice_is_one_frame():
-    plan = plan_video(clip(10, 10), FRAMES, key_frames=(key(1.02, "a.jpg"), key(1.03, "b.jpg")))
-    assert len(plan.indices_F) == 17
+@pytest.mark.parametrize(("time", "kept"), [(0.651, False), (0.649, True)])
+def test_a_sampled_frame_gives_way_to_an_image_of_its_line(time, kept):
+    plan = plan_video(clip(10, 10), FRAMES, key_frames=(key(time, "k.jpg"),))  # 7 is at 0.7 s
+    assert (7 in plan.indices_F) == kept
+    assert time in plan.times_F
+
+
+def test_key_frames_at_a_variable_rate():
+    """Half the mean period is 1.7 s, and the first frames are 0.1 s apart."""
+    starts = (0.0, 0.1, 0.2, 0.3, 0.4, 20.0)
+    info = VideoInfo(6, starts, 64, 48, 20.1)
+    few = Frames(min_frames=2, max_frames=2)
+    plan = plan_video(info, few, key_frames=(key(0.2, "k.jpg"), key(0.31), key(5.0), key(19.0)))
+    assert plan.indices_F == (0, -1, 3, 4, 5)
+    assert plan.times_F == (0.0, 0.2, 0.3, 0.4, 20.0)  # 5.0 is nearest to 0.4, 19.0 to 20.0
 
 
 @given(
@@ -141,13 +165,17 @@ def test_any_clip_has_a_sorted_plan_that_holds_its_key_frames(gaps, times):
     for gap in gaps[:-1]:
         starts.append(starts[-1] + gap)
     info = VideoInfo(len(starts), tuple(starts), 640, 360, starts[-1] + gaps[-1])
-    plan = plan_video(info, FRAMES, key_frames=tuple(key(time, "k.jpg") for time in times))
+    own = tuple(key(time, "k.jpg") for time in times[::2])
+    plan = plan_video(info, FRAMES, key_frames=own + tuple(map(key, times[1::2])))
     assert list(plan.times_F) == sorted(plan.times_F)
-    assert plan.indices_F[0] == 0
-    assert all(-1 <= index < info.frames for index in plan.indices_F)
-    nearness = info.duration / info.frames / 2
-    for time in times:
-        assert min(abs(time - at) for at in plan.times_F) <= nearness
+    assert set(times[::2]) <= set(plan.times_F)
+    of_video = [(i, time) for i, time in zip(plan.indices_F, plan.times_F, strict=True) if i >= 0]
+    assert all(time == info.times[index] for index, time in of_video)
+    assert len(dict(of_video)) == len(of_video)
+    shown = set(plan.indices_F)
+    for time in times[1::2]:
+        index = nearest_index(info, time)
+        assert index in shown or min(abs(info.times[index] - at) for at in times[::2]) < 0.05
 
 
 @pytest.mark.parametrize(
