@@ -86,12 +86,14 @@ def import_records(
 ) -> ImportReport:
     """Write the rows of records in STGR's keys as a data set in `out`, `import.json` beside it.
 
-    `source_map` goes before the published map (`o3rl.media_roots`). Otherwise as `accepted_rows`.
+    Where none passes, an older data set there stays as it is. `source_map` goes before the
+    published map (`o3rl.media_roots`). Otherwise as `accepted_rows`.
     """
     report = ImportReport(source=name)
     rows = accepted_rows(records, report, media=media, source_map=source_map)
     report.rows = write_rows(rows, out)
-    write_text(out / "import.json", json.dumps(asdict(report), indent=1) + "\n")
+    if report.rows or not any(out.glob("task=*")):  # else an older data set stays, with its report
+        write_text(out / "import.json", json.dumps(asdict(report), indent=1) + "\n")
     return report
 
 

@@ -20,6 +20,7 @@ SCHEMA_VERSION = 1
 VERSION_KEY = b"o3rl.schema"
 ROWS_PER_GROUP = 1024
 ROWS_PER_FILE = 64 * ROWS_PER_GROUP
+OLDER = ".old"  # where the older data set is while the new one takes its place
 
 _BOX = pa.struct(
     [pa.field(side, pa.float64(), nullable=False) for side in ("x1", "y1", "x2", "y2")]
@@ -66,13 +67,12 @@ SCHEMA = pa.schema(
 def write_rows(rows: Iterable[Row], folder: Path) -> int:
     """Write a data set, in place of an older one there; how many rows it has.
 
-    Rows are taken one by one and never all held. The older data set is there until the new one is
-    whole. Raises ValueError on a row that cannot be stored, naming it.
+    Rows are taken one by one and never all held. The older data set stays until the new one is
+    whole, and where there are no rows at all. What is killed while it puts the new one in its place
+    leaves the older one in `.old`. Raises ValueError on a row that cannot be stored, naming it.
     """
-    aside = folder / ".writing"
-    if aside.exists():
-        shutil.rmtree(aside)
-    aside.mkdir(parents=True)
+    aside, older = folder / ".writing", folder / OLDER
+    _make_afresh(aside)
     writers = {task: _TaskWriter(aside / f"task={task.name}") for task in Task}
     count = 0
     try:
@@ -84,11 +84,12 @@ def write_rows(rows: Iterable[Row], folder: Path) -> int:
     finally:
         for writer in writers.values():
             writer.close()
-    for old in folder.glob("task=*"):
-        shutil.rmtree(old)
-    for new in aside.glob("task=*"):
-        new.rename(folder / new.name)
-    aside.rmdir()
+    if count:
+        _make_afresh(older)
+        _move(folder, older)
+        _move(aside, folder)
+        shutil.rmtree(older)
+    shutil.rmtree(aside)
     return count
 
 
@@ -123,6 +124,17 @@ def fingerprint(folder: str | Path) -> str:
             while block := file.read(2**20):
                 found.update(block)
     return found.hexdigest()
+
+
+def _make_afresh(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+
+
+def _move(source: Path, to: Path) -> None:
+    for each in source.glob("task=*"):
+        each.rename(to / each.name)
 
 
 class _TaskWriter:
@@ -166,6 +178,11 @@ def _files(folder: Path) -> list[Path]:
         raise ValueError(
             f"there is no data set at {folder}: "
             f"make one with `o3rl data import FILE --out {folder}`"
+        )
+    if (folder / OLDER).exists():
+        raise ValueError(
+            f"an import into {folder} was cut short: run it again, or put what {folder / OLDER} "
+            "holds back in its place and delete that folder"
         )
     files = sorted(folder.glob("task=*/*.parquet"))
     if not files:

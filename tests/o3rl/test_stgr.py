@@ -243,6 +243,15 @@ def test_a_damaged_list_keeps_the_old_data_set(tmp_path):
     assert [row.id for row in read_rows(out)] == ["a1"]
 
 
+def test_an_import_without_a_row_keeps_the_old_data_set_and_its_report(tmp_path):
+    assert imported([MCQ | {"answer": "?"}], tmp_path).rows == 0
+    assert json.loads((tmp_path / "import.json").read_text())["rows"] == 0
+    imported([MCQ], tmp_path)
+    assert imported([MCQ | {"answer": "?"}], tmp_path).rows == 0
+    assert [row.id for row in read_rows(tmp_path)] == ["a1"]
+    assert json.loads((tmp_path / "import.json").read_text())["rows"] == 1
+
+
 junk = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=9),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner),

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -94,6 +95,36 @@ def test_a_failed_write_leaves_the_old_data_set(tmp_path):
     assert read_rows(tmp_path) == [plain(0)]
     write_rows([plain(2)], tmp_path)
     assert read_rows(tmp_path) == [plain(2)]
+
+
+def test_no_rows_leave_the_old_data_set(tmp_path):
+    write_rows([plain(0)], tmp_path)
+    assert write_rows([], tmp_path) == 0
+    assert read_rows(tmp_path) == [plain(0)]
+    assert [path.name for path in tmp_path.iterdir()] == ["task=FREE_FORM"]
+
+
+@pytest.mark.parametrize("moves", range(4))
+def test_killed_while_the_new_one_takes_its_place_both_are_there(tmp_path, monkeypatch, moves):
+    """Two folders of each: the old ones go aside, the new ones come; `moves` of these are made."""
+    write_rows([plain(0, Task.MCQ), plain(1)], tmp_path)
+    rename, made = Path.rename, iter(range(4))
+
+    def killed(path: Path, to: Path) -> None:
+        if next(made) == moves:
+            raise KeyboardInterrupt
+        rename(path, to)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_rows([plain(2, Task.MCQ), plain(3)], tmp_path)
+    for name in ("MCQ", "FREE_FORM"):
+        assert len(list(tmp_path.rglob(f"task={name}/*.parquet"))) == 2
+    with pytest.raises(ValueError, match=r"cut short.*\.old"):
+        read_rows(tmp_path)
+    write_rows([plain(4)], tmp_path)
+    assert read_rows(tmp_path) == [plain(4)]
 
 
 def test_a_row_that_utf8_cannot_hold_is_named(tmp_path):
