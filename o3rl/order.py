@@ -1,8 +1,9 @@
-"""The order in which rows are used: seeded, resumable, mixed by task, and told exactly.
+"""The order in which rows are used: seeded, resumable, mixed by task.
 
 A task's weight is how often each of its rows is used in an epoch: 1 once, 2 twice, 0.5 every second
 epoch, 0 never. Over epochs the rows of a task are used equally often, to within one. The order is a
-function of seed and epoch alone, so a place in it is two numbers.
+function of seed and epoch alone, so a place in it is two numbers. Which rows an epoch has used is
+told by the ledger (`Ledger.rows_of`).
 """
 
 import math
@@ -81,12 +82,6 @@ class RowOrder:
         ]
         random.Random(f"{self._seed} epoch {epoch}").shuffle(rows)
         return tuple(rows)
-
-    def used(self, epoch: int) -> tuple[int, ...]:
-        """The rows of an epoch that were taken so far, in their order."""
-        if epoch < self._epoch:
-            return self.rows_of(epoch)
-        return self._order[: self._position] if epoch == self._epoch else ()
 
     def state(self) -> dict[str, int | str]:
         """The place as plain values for a checkpoint; `rows` is a digest of tasks and weights."""

@@ -56,37 +56,6 @@ class Tracker(Protocol):
         ...
 
 
-class ListTracker:
-    """Keeps all in lists; for tests and for runs that show nothing."""
-
-    def __init__(self) -> None:
-        self.lines: list[tuple[int, dict[str, float]]] = []
-        self.all_params: dict[str, str] = {}
-        self.artifacts: list[tuple[Path, str]] = []
-        self.tables: dict[str, list[dict[str, Any]]] = {}
-        self.status = ""
-
-    def log(self, metrics: Mapping[str, float], *, step: int) -> None:
-        """Keep (step, metrics) in `lines`."""
-        self.lines.append((step, dict(metrics)))
-
-    def params(self, params: Mapping[str, Any]) -> None:
-        """Keep the flat parameters in `all_params`."""
-        self.all_params |= flat(params)
-
-    def artifact(self, path: Path, folder: str) -> None:
-        """Keep (path, folder) in `artifacts`."""
-        self.artifacts.append((path, folder))
-
-    def table(self, rows: Sequence[Mapping[str, Any]], name: str) -> None:
-        """Keep the rows in `tables`."""
-        self.tables.setdefault(name, []).extend(dict(row) for row in rows)
-
-    def close(self, status: str = "FINISHED") -> None:
-        """Keep the status."""
-        self.status = status
-
-
 class MlflowTracker:
     """Writes into `folder` and has a thread bring it to MLflow at `uri`.
 

@@ -84,14 +84,6 @@ def test_resuming_anywhere_gives_the_rest(takes, after):
     assert resumed.state() == order.state()
 
 
-def test_it_says_which_rows_were_used():
-    order = RowOrder(TASKS, 0)
-    taken = order.take(13)
-    assert order.used(0) == tuple(taken[:10])
-    assert order.used(1) == tuple(taken[10:])
-    assert order.used(2) == ()
-
-
 def test_weights_by_their_names_in_the_configuration():
     rows = [row(i, task=task) for i, task in enumerate(TASKS)]
     order = order_of(rows, 0, task_weights={"mcq": 0.5, "visual": 2})

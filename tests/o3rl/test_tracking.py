@@ -17,7 +17,6 @@ import pytest
 from o3rl.courier import Courier, Refused, Table
 from o3rl.journal import Journal, Line, read_series
 from o3rl.tracking import (
-    ListTracker,
     MlflowTracker,
     absolute_uri,
     artifact_location,
@@ -314,21 +313,6 @@ def test_uris():
     assert artifact_location("http://host:5000") is None
     with pytest.raises(ValueError, match=r"tracking.uri is 'mlruns'"):
         absolute_uri("mlruns", Path("/x"))
-
-
-def test_list_tracker():
-    tracker = ListTracker()
-    tracker.log({"a": 1.0}, step=3)
-    tracker.params({"a": {"b": 1}})
-    tracker.table([{"x": 1}], "t")
-    tracker.table([{"x": 2}], "t")
-    tracker.artifact(Path("p"), "f")
-    tracker.close("FAILED")
-    assert tracker.lines == [(3, {"a": 1.0})]
-    assert tracker.all_params == {"a.b": "1"}
-    assert tracker.tables == {"t": [{"x": 1}, {"x": 2}]}
-    assert tracker.artifacts == [(Path("p"), "f")]
-    assert tracker.status == "FAILED"
 
 
 def test_importing_does_not_import_mlflow():
