@@ -4,11 +4,13 @@
 numbers can be compared along a run and with `report.json`.
 """
 
+import json
+import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from o3rl.flow import ScoredGroup, Task
+from o3rl.flow import Claim, ScoredGroup, Task
 from o3rl.measure import makes_claim, without_format
 
 PART_WORDS = {
@@ -53,7 +55,7 @@ def rollout_table_rows(
     """At most `limit` rollouts as rows of the tracker's table, one of each group before a second.
 
     Columns: step, version, group, sample, task, question, truth, text, one per reward part, total,
-    advantage, finish.
+    advantage, finish, claims (JSON, see `claims_json`).
     """
     rows: list[dict[str, Any]] = []
     for place in range(max((len(group.rewards_G) for group in groups), default=0)):
@@ -77,4 +79,31 @@ def _table_row(scored: ScoredGroup, place: int, step: int) -> dict[str, Any]:
         "total": reward.total,
         "advantage": scored.advantages_G[place],
         "finish": rollout.finish,
+        "claims": claims_json(reward.claims),
     }
+
+
+def claims_json(claims: Sequence[Claim]) -> str:
+    """Each claim's object, time, boxes (normalised), nearest key frame's time, distance to it in
+    seconds, whether it passed the temporal gate, and IoU before that, as a JSON list.
+
+    Key frame and distance are null where the row has none, and so is any number that is not finite.
+    """
+    said = [
+        {
+            "object": claim.name,
+            "time": _finite(claim.time),
+            "boxes": [[_finite(edge) for edge in box] for box in claim.boxes],
+            "key_time": claim.key_time,
+            "distance": _finite(claim.distance),
+            "passed": not claim.gated,
+            "iou": claim.iou,
+        }
+        for claim in claims
+    ]
+    return json.dumps(said, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: float | None) -> float | None:
+    """What JSON can hold; a model may write any number."""
+    return value if value is not None and math.isfinite(value) else None

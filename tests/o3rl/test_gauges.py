@@ -1,5 +1,8 @@
 """Metrics of a batch, by hand."""
 
+import json
+import math
+
 import pytest
 
 from o3rl.flow import (
@@ -63,6 +66,33 @@ def test_by_hand():
     assert evidence_metrics([]) == {}
 
 
+def test_the_table_holds_the_claims():
+    near = Claim("rotes Auto", 1.5, (BOX, BOX), key_time=1.0, distance=0.5, iou=0.25)
+    odd = Claim("a", math.inf, ((math.nan, 0.0, 1e308, 1.0),), 1.0, math.inf, gated=True)
+    group = scored(0, Task.TEMPORAL_SPATIAL, [reward(0.5, 1.0, (near, odd))], (5,), ("stop",))
+    [row] = rollout_table_rows([group], step=1, limit=5)
+    assert json.loads(row["claims"]) == [
+        {
+            "object": "rotes Auto",
+            "time": 1.5,
+            "boxes": [list(BOX), list(BOX)],
+            "key_time": 1.0,
+            "distance": 0.5,
+            "passed": True,
+            "iou": 0.25,
+        },
+        {
+            "object": "a",
+            "time": None,
+            "boxes": [[None, 0.0, 1e308, 1.0]],
+            "key_time": 1.0,
+            "distance": None,
+            "passed": False,
+            "iou": 0.0,
+        },
+    ]
+
+
 def test_table_rows_take_one_of_each_group_first():
     groups = [
         scored(number, Task.MCQ, [reward(0.0, 1.0), reward(0.5, 0.5)], (5, 5), ("stop", "length"))
@@ -84,5 +114,6 @@ def test_table_rows_take_one_of_each_group_first():
         "total": 1.0,
         "advantage": 0.0,
         "finish": "length",
+        "claims": "[]",
     }
     assert rollout_table_rows([], step=1, limit=5) == []
