@@ -76,15 +76,36 @@ def test_the_table_in_the_docs_says_the_same():
     }
 
 
-def test_strict_pays_no_game_more_than_honesty():
-    """Adding boxes, copies or wrong claims to an honest thought never raises its strict parts."""
-    honest = scored(HONEST, profile=Profile.strict).total
-    for more in (
-        claim("dog", 5.0, DOG),
-        claim("dog", 5.0, DOG, DOG),
-        claim("horse", 5.0, DOG),
-        claim("dog", 5.0, NOWHERE),
-        claim("dog", 30.0, DOG),
-        "<t>5.0</t>s" * 5,
-    ):
-        assert scored(HONEST + more, profile=Profile.strict).total <= honest
+NEARLY_DOG = "[10,10,30,25]"  # IoU 15/20 with the dog
+PARTLY_RIGHT = {
+    "one claim of three": claim("dog", 5.0, DOG),
+    "half a second late": claim("dog", 5.5, DOG),
+    "a box that is nearly right": claim("dog", 5.0, NEARLY_DOG),
+    "a right and a wrong one": GOOD_AND_BAD,
+}
+GAMED = {
+    "all of it once more": lambda said: said * 2,
+    "its first box twice": lambda said: re.sub("(<box>.*?</box>)", r"\1\1", said, count=1),
+    "its first time copied": lambda said: said + re.findall("<t>.*?</t>s", said)[0] * 5,
+    "a wrong name": lambda said: said + claim("horse", 5.0, DOG),
+    "a wrong box": lambda said: said + claim("dog", 5.0, NOWHERE),
+    "a time far off": lambda said: said + claim("dog", 30.0, DOG),
+}
+
+
+@pytest.mark.parametrize("thought", PARTLY_RIGHT.values(), ids=PARTLY_RIGHT.keys())
+@pytest.mark.parametrize("game", GAMED.values(), ids=GAMED.keys())
+def test_strict_pays_no_game_more_than_what_was_said_before(thought, game):
+    """What is partly right leaves room for more, but boxes, copies and wrong claims cost."""
+    before, after = (
+        scored(each, profile=Profile.strict).total for each in (thought, game(thought))
+    )
+    assert 0 < before < scored(HONEST, profile=Profile.strict).total
+    assert after < before
+
+
+def test_the_paper_pays_a_right_box_under_a_wrong_name():
+    thought = PARTLY_RIGHT["a right and a wrong one"]
+    gamed = GAMED["a wrong name"](thought)
+    before, after = (scored(each, profile=Profile.paper).total for each in (thought, gamed))
+    assert after == pytest.approx(before + 2 / 3 - 1 / 2)

@@ -47,12 +47,13 @@ def test_a_rate_is_texts_by_seconds():
     assert {rate for by_task in found.values() for rate in by_task.values()} == {6 / 2}
 
 
-def test_parsing_is_linear():
+def test_parsing_and_scoring_are_linear():
     """A hundred times the text in at most 300 times the time; squared it would be 10,000."""
-    for name, grown in growth((3_000, 300_000)).items():
-        short, long = grown.parse.values()
-        assert long < 300 * max(short, 1e-4), name
-        assert grown.score > 0
+    small, large = growth((3_000,)), growth((300_000,))
+    assert small.keys() == large.keys() == HOSTILE.keys()
+    for name, grown in large.items():
+        assert grown.parse[300_000] < 300 * small[name].parse[3_000], name
+        assert grown.score < 300 * small[name].score, name
     assert len(hostile(HOSTILE["boxes"], 10_000)) == pytest.approx(10_000, abs=60)
 
 
