@@ -1,4 +1,4 @@
-"""Small flow values for tests: rows, prompts, groups, rewards."""
+"""Small things for tests: flow values, and a tracker that keeps what it is given."""
 
 from o3rl.flow import (
     Failure,
@@ -57,3 +57,17 @@ def scored_group(
     return ScoredGroup(
         group_of(prompt(group), samples=len(totals)), tuple(map(reward, totals)), advantages
     )
+
+
+class ListTracker:
+    """A tracker that keeps all in lists."""
+
+    def __init__(self):
+        self.lines: list[tuple[int, dict[str, float]]] = []
+        self.tables: dict[str, list[dict]] = {}
+
+    def log(self, metrics, *, step: int) -> None:
+        self.lines.append((step, dict(metrics)))
+
+    def table(self, rows, name: str) -> None:
+        self.tables.setdefault(name, []).extend(dict(row) for row in rows)

@@ -4,11 +4,10 @@ import asyncio
 import errno
 
 import pytest
-from made import prompt
+from made import ListTracker, prompt
 
 from o3rl.checkpoints import Checkpoint, Checkpoints, Unsaved, sound_of, start_from, state_of
 from o3rl.ledger import Ledger
-from o3rl.tracking import ListTracker
 
 
 class Store:

@@ -5,7 +5,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from made import PLAN, row
+from made import PLAN, ListTracker, row
 
 from o3rl.admission import Admission
 from o3rl.checkpoints import CHECKPOINTS, Checkpoint, Checkpoints
@@ -54,21 +54,11 @@ class Learner:
         folder.mkdir()
 
 
-class Lines:
-    """A tracker that keeps what is logged."""
-
-    def __init__(self):
-        self.lines: list[tuple[int, dict[str, float]]] = []
-
-    def log(self, metrics, *, step: int) -> None:
-        self.lines.append((step, dict(metrics)))
-
-
 class World:
     """A cold start of 8 steps in `folder`, with a checkpoint every 2."""
 
     def __init__(self, folder: Path, checkpoint: Checkpoint | None = None):
-        self.learner, self.tracker = Learner(), Lines()
+        self.learner, self.tracker = Learner(), ListTracker()
         self.ledger = Ledger.read(checkpoint.ledger) if checkpoint else Ledger()
         order = order_of(ROWS, 3, task_weights={})
         admission = Admission(ROWS, order, Media(), self.ledger, planned=8 * BATCH, ahead=BATCH)

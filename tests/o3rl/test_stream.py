@@ -8,7 +8,7 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made import PLAN, group_of, prompt, reward, row
+from made import PLAN, ListTracker, group_of, prompt, reward, row
 
 from o3rl import config
 from o3rl.admission import Admission
@@ -18,7 +18,6 @@ from o3rl.ledger import SET_ASIDE, TRAINED, Ledger
 from o3rl.loop import Loop
 from o3rl.observers import Checkpointing
 from o3rl.order import RowOrder
-from o3rl.tracking import ListTracker
 from o3rl.window import Window
 
 START = Version(0, 0)
