@@ -67,7 +67,13 @@ PANELS = (
     Panel(
         "Claims and format",
         "share",
-        ("evidence/has_claim", "evidence/recall", "reward/format", "groups/zero_spread"),
+        (
+            "evidence/has_claim",
+            "evidence/recall",
+            "evidence/recall_key_frames",
+            "reward/format",
+            "groups/zero_spread",
+        ),
     ),
     Panel("Clipping", "share of sequences", ("ratio/clipped", "ratio/outside")),
     Panel(

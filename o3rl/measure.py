@@ -30,6 +30,7 @@ HEADLINES = (
     "accuracy",
     "format",
     "recall",
+    "recall_key_frames",
 )
 CLAIMS = ("share", "time_proximity", "gated_box_iou", "gate_pass")
 
@@ -61,7 +62,8 @@ def summary(
     - `box_iou`: mean IoU of a response's claims, before the gate, over the responses of
       temporal-spatial and visual rows that make a claim
     - `accuracy`: share of right answers, see `is_right`
-    - `recall`: share of the true evidence that was cited, over rows that have such
+    - `recall`: share of the true boxes that were cited, over rows that have such;
+      `recall_key_frames`: of the key frames, over temporal-spatial rows
     - `claims`: over temporal-spatial responses: `share` that makes a claim; over those that do,
       `time_proximity` (point reward at σ = 1 s), `gated_box_iou` (spatial part), `gate_pass`
     - `by_task`: rows, total, total_without_format, accuracy
@@ -145,6 +147,8 @@ def _measures(scored: Scored, format_weight: float) -> dict[str, float]:
         out["temporal_iou"] = reward.parts["ans_tiou"]
     if (truth.key_frames or truth.box) and "recall" in reward.metrics:
         out["recall"] = reward.metrics["recall"]
+    if "recall_key_frames" in reward.metrics:
+        out["recall_key_frames"] = reward.metrics["recall_key_frames"]
     if makes_claim(reward) and task in (Task.TEMPORAL_SPATIAL, Task.VISUAL):
         out["box_iou"] = sum(claim.iou for claim in reward.claims) / len(reward.claims)
     if task is Task.TEMPORAL_SPATIAL:

@@ -71,9 +71,7 @@ def late_gate(time: float, key_frames: Sequence[KeyFrame], _seconds: float) -> K
 def near_gate(time: float, key_frames: Sequence[KeyFrame], seconds: float) -> KeyFrame | None:
     """The paper's gate: the nearest key frame, if |t − gt| <= τ = `seconds`."""
     frame = open_gate(time, key_frames, seconds)
-    if frame is None or abs(time - frame.time) > seconds + ROUNDING:
-        return None
-    return frame
+    return frame if frame is not None and is_near(time, frame, seconds) else None
 
 
 def open_gate(time: float, key_frames: Sequence[KeyFrame], _seconds: float) -> KeyFrame | None:
@@ -104,8 +102,7 @@ def recall(claims: Sequence[Stated], key_frames: Sequence[KeyFrame], *, seconds:
     """
     met = [
         any(
-            abs(claim.time - frame.time) <= seconds + ROUNDING
-            and _best(claim.boxes, true) >= MET_IOU
+            is_near(claim.time, frame, seconds) and _best(claim.boxes, true) >= MET_IOU
             for claim in claims
         )
         for frame in key_frames
@@ -113,6 +110,22 @@ def recall(claims: Sequence[Stated], key_frames: Sequence[KeyFrame], *, seconds:
         for true in boxes
     ]
     return sum(met) / len(met) if met else 0.0
+
+
+def recall_key_frames(
+    claims: Sequence[Stated], key_frames: Sequence[KeyFrame], *, seconds: float
+) -> float:
+    """Share of key frames met by a claim: within `seconds`, wherever its boxes lie.
+
+    One number for all profiles and gates. 0 without key frames.
+    """
+    met = [any(is_near(claim.time, frame, seconds) for claim in claims) for frame in key_frames]
+    return sum(met) / len(met) if met else 0.0
+
+
+def is_near(time: float, frame: KeyFrame, seconds: float) -> bool:
+    """Whether a time is within `seconds` of a key frame, both ends included."""
+    return abs(time - frame.time) <= seconds + ROUNDING
 
 
 def _stated(raw: RawClaim, size: tuple[int, int], convention: BoxConvention) -> Stated | None:

@@ -12,7 +12,16 @@ from o3rl.config import Rewards
 from o3rl.flow import PARTS, Claim, KeyFrame, Reward, Task, Truth
 from o3rl.grammar import answer_of, thought_of, time_mentions
 from rewards import answer
-from rewards.claims import MET_IOU, Judged, Stated, nearest, recall, stated_boxes, stated_claims
+from rewards.claims import (
+    MET_IOU,
+    Judged,
+    Stated,
+    nearest,
+    recall,
+    recall_key_frames,
+    stated_boxes,
+    stated_claims,
+)
 from rewards.curriculum import sigma
 from rewards.format import TEMPORAL, structure
 from rewards.profiles import profile_of
@@ -51,8 +60,8 @@ class Scorer:
         `frame_size` is that of the resized frame that the model saw, in pixels; `convention` says
         how the model writes boxes on it. A truth that lacks what the task needs gives that part 0
         with a note. Metrics, where the task has the evidence: `point_sigma1` (point reward at
-        σ = 1 s), `recall`, `gate_pass` (share of claims, where there are any), `claims`,
-        `has_claim`. Raises ValueError for an unknown task.
+        σ = 1 s), `recall`, `recall_key_frames`, `gate_pass` (share of claims, where there are any),
+        `claims`, `has_claim`. Raises ValueError for an unknown task.
         """
         task = Task(task)
         sheet = _Sheet(dict.fromkeys(PARTS, 0.0), {}, [])
@@ -147,7 +156,9 @@ class Scorer:
         sheet.parts["thk_spatial"] = self._profile.spatial(judged, key_frames, mentions)
         sheet.claims = tuple(map(_shown, judged))
         _count(sheet, len(claims))
-        sheet.metrics["recall"] = recall(claims, key_frames, seconds=self._rewards.gate_seconds)
+        seconds = self._rewards.gate_seconds
+        sheet.metrics["recall"] = recall(claims, key_frames, seconds=seconds)
+        sheet.metrics["recall_key_frames"] = recall_key_frames(claims, key_frames, seconds=seconds)
         if judged:
             passed = sum(claim.passed is not None for claim in judged)
             sheet.metrics["gate_pass"] = passed / len(judged)

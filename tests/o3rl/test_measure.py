@@ -47,12 +47,13 @@ def test_by_hand():
         Task.TEMPORAL_SPATIAL,
         "<answer>red square</answer>",
         (HIT, FAR),
-        {"recall": 1.0, "point_sigma1": 0.5},
+        {"recall": 1.0, "recall_key_frames": 0.5, "point_sigma1": 0.5},
         ans_acc=1.0,
         thk_spatial=0.4,
         format=1.0,
     )
-    second = scored(Task.TEMPORAL_SPATIAL, "", (), {"recall": 0.0, "point_sigma1": 0.9})
+    nothing = {"recall": 0.0, "recall_key_frames": 0.0, "point_sigma1": 0.9}
+    second = scored(Task.TEMPORAL_SPATIAL, "", (), nothing)
     third = scored(Task.TEMPORAL, ans_tiou=0.6, thk_temporal_segment=0.5, format=0.5)
     fourth = scored(Task.TEMPORAL, ans_tiou=0.2, format=1.0)
     out = summary([[first, second], [third, fourth], []], seed=0)
@@ -65,6 +66,7 @@ def test_by_hand():
     assert out["temporal_iou"] == pytest.approx(0.4)
     assert out["accuracy"] == pytest.approx(0.5)  # first and third
     assert out["recall"] == pytest.approx(0.5)  # temporal rows cite no boxes
+    assert out["recall_key_frames"] == pytest.approx(0.25)
     assert out["box_iou"] == pytest.approx(0.6)  # (0.8 + 0.4) / 2, before the gate
     assert out["parts"]["thk_spatial"] == pytest.approx(0.1)
     assert sum(out["parts"].values()) == pytest.approx(out["total"])

@@ -404,6 +404,25 @@ def test_recall(profile, thought, met):
     assert got["has_claim"] == (got["claims"] > 0) == bool(thought)
 
 
+@every_profile
+@pytest.mark.parametrize(
+    ("thought", "met"),
+    [
+        ("", 0),
+        ("<t>5.0</t>s", 0),  # a mention is no claim
+        (claim("dog", 5.0, NOWHERE), 1),  # wherever its box lies
+        (claim("dog", 5.0, DOG) * 3, 1),
+        (claim("dog", 8.0, DOG), 1),  # 3 s off, included
+        (claim("dog", 8.1, DOG), 0),  # and 4.4 s before the other
+        (claim("dog", "nan", DOG) + claim("dog", 9.5, DOG), 1),
+        (claim("dog", 5.0, DOG) + claim("dog", 15.5, DOG), 2),
+    ],
+)
+def test_recall_of_key_frames(profile, thought, met):
+    got = scored(thought, profile=profile, gate=False).metrics
+    assert got["recall_key_frames"] == met / 2
+
+
 def test_gate_pass():
     half = claim("dog", 5.0, DOG) + claim("dog", 30.0, DOG)
     assert scored(half).metrics["gate_pass"] == 0.5
