@@ -45,8 +45,10 @@ def of_model(run: Run, path: str) -> Run:
 
 
 def start_of_sft(run: Run) -> Run:
-    """The run with the model that SFT starts from."""
-    return of_model(run, run.sft.start or run.model.path)
+    """The run with the model that SFT starts from, and its own share of the machine."""
+    run = of_model(run, run.sft.start or run.model.path)
+    cpus = run.sft.cpus_per_rank or run.cluster.cpus_per_rank
+    return replace(run, cluster=replace(run.cluster, cpus_per_rank=cpus))
 
 
 def model_path(name: str) -> str:

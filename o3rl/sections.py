@@ -332,11 +332,13 @@ class Sft:
     warmup: int = 0  # steps
     weight_decay: float = 0.0
     max_grad_norm: float = 5.0
+    cpus_per_rank: float = 0.0  # there is no engine beside it; 0: as cluster.cpus_per_rank
     checkpoint_every: int = 500  # steps; 0: never
     keep_checkpoints: int = 2
 
     def __post_init__(self):
         require_task_weights(self.task_weights, "sft.task_weights")
+        require(self.cpus_per_rank >= 0, "sft.cpus_per_rank", self.cpus_per_rank, "0 or more")
         require(self.epochs >= 1, "sft.epochs", self.epochs, "1 or more")
         require(self.steps >= 0, "sft.steps", self.steps, "0 (by epochs) or more")
         require(self.batch >= 1, "sft.batch", self.batch, "1 or more")

@@ -25,6 +25,7 @@ SMALL = (
     "sft.steps=4",
     "sft.batch=4",
     "loop.steps=3",
+    "loop.max_staleness=0",
     "loop.groups=4",
     "loop.validate_every=1",
     "loop.checkpoint_every=1",
