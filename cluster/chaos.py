@@ -21,16 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.chaos_audit import ENDS, audit
-from cluster.chaos_site import Site
+from cluster.chaos_site import ACTORS, Site
 
-ACTORS = {
-    "replica": "ray::Replica",
-    "scorer": "ray::_Actor",
-    "learner": "ray::_Rank",
-    "store": "ray::StoreActor",
-    "media": "ray::MediaActor",
-    "controller": "ray::Controller",
-}
 KINDS = (
     *(
         f"{strike} {victim}"

@@ -21,6 +21,14 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
+ACTORS = {  # of a run, by the beginning of their process's title
+    "replica": "ray::Replica",
+    "scorer": "ray::_Actor",
+    "learner": "ray::_Rank",
+    "store": "ray::StoreActor",
+    "media": "ray::MediaActor",
+    "controller": "ray::Controller",
+}
 MARK = "O3RL_CHAOS"
 RANKS = "o3rl_ranks"  # Ray's name for what the first node has: the learner is there
 CPUS = (2, 1)  # of each node, as Ray is told: a rank, a scorer and a replica; a replica
@@ -132,9 +140,10 @@ class Site:
         return [pid for pid in self._pids() if _title(pid).startswith(title)]
 
     def left_of_run(self) -> list[str]:
-        """Titles of what belongs to a run: Ray's actors, vLLM's processes, drivers."""
+        """Titles of what belongs to a run: its actors, and drivers."""
         titles = [_title(pid) for pid in self._pids()]
-        return [t for t in titles if _is_actor(t) or "VLLM" in t or "cluster.cli train" in t]
+        beginnings = tuple(ACTORS.values())
+        return [t for t in titles if t.startswith(beginnings) or "cluster.cli train" in t]
 
     def close(self) -> None:
         """End everything."""
@@ -192,10 +201,6 @@ class Site:
                 alive = path.joinpath("stat").read_text().rpartition(")")[2].split()[0] != "Z"
                 if alive and mark in path.joinpath("environ").read_bytes():
                     yield int(path.name)
-
-
-def _is_actor(title: str) -> bool:
-    return title.startswith("ray::") and not title.startswith("ray::IDLE")
 
 
 def _title(pid: int) -> str:

@@ -263,12 +263,6 @@ def _tight(
             f"frames take up to {seen} tokens (frames.max_frames · frames.pixels), more than the "
             f"{room} that sampling.max_prompt_tokens and rollouts.max_model_tokens leave"
         )
-    if seen + sampling.max_tokens > run.learning.tokens_per_pass:
-        yield (
-            f"learning.tokens_per_pass is {run.learning.tokens_per_pass}; a prompt of {seen} image "
-            f"tokens with one completion of sampling.max_tokens ({sampling.max_tokens}) is more, "
-            "and its group would be refused"
-        )
 
 
 def _disk(amounts: Sequence[Amount], free: int | None) -> Iterator[str]:

@@ -150,6 +150,14 @@ def check_combinations(run: Run) -> None:
         run.rollouts.max_model_tokens,
         f"more than sampling.max_tokens ({sampling.max_tokens}), with room for the prompt",
     )
+    longest = sampling.max_prompt_tokens + sampling.max_tokens
+    require(
+        learning.tokens_per_pass >= longest,
+        "learning.tokens_per_pass",
+        learning.tokens_per_pass,
+        f"sampling.max_prompt_tokens + sampling.max_tokens ({longest}) or more: else what is "
+        "sampled may be too long to be trained",
+    )
     for name, resource in (
         ("rollouts.resource", run.rollouts.resource),
         ("cluster.learner_resource", run.cluster.learner_resource),

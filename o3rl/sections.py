@@ -195,7 +195,7 @@ class Learning:
     ranks: int = 1
     zero: int = 2
     optimizer_offload: bool = False
-    tokens_per_pass: int = 16384  # the longest [prompt + completions] run through the model at once
+    tokens_per_pass: int = 17152  # the longest [prompt + completions] run through the model at once
     logits_mib: int = 512  # of logits held at once, in float32; as much again for their softmax
     permute_advantages: bool = False  # a control: shuffled over the batch they must teach nothing
     seconds: float = 1800.0  # limit for one update
