@@ -37,7 +37,7 @@ from actors.watch import Processes
 from o3rl.config import Model, Rollouts, Sampling, Spanning
 from o3rl.flow import Failure, Group, Prompt, Rollout, Version
 from o3rl.media import digest
-from o3rl.prompts import messages
+from o3rl.prompts import longest_prompt, messages
 from o3rl.weights import Manifest, WeightSource
 
 PLACEHOLDERS = ("<|image_pad|>", "<|video_pad|>")  # the policy must not write them
@@ -120,16 +120,16 @@ class Engine:
         """`n` rollouts at `temperature` (0: greedy); `frames` is uint8 [F, H, W, 3] as planned.
 
         Log-probabilities are of the untempered, unmasked distribution. A sample that fails is a
-        Failure beside the rollouts; a prompt that cannot be run is a Failure. Raises EngineBroken,
-        and ValueError if the frames are not those of the plan.
+        Failure beside the rollouts; a prompt that cannot be run is a Failure, final if it is too
+        long. Raises EngineBroken, and ValueError if the frames are not those of the plan.
         """
         self._check_frames(prompt, frames)
         tokens = self._tokens(prompt)
-        length = len(tokens) + len(frames) * (self._tokens_per_frame(frames) - 1)
-        room = min(self.sampling.max_prompt_tokens, self.rollouts.max_model_tokens - 1)
+        length = len(tokens) - len(frames) + prompt.plan.tokens(self._factor)
+        room = longest_prompt(self.sampling, self.rollouts)
         if length > room:
             reason = f"prompt has {length} tokens; sampling and rollouts allow {room}"
-            return Failure(prompt.group, -1, reason)
+            return Failure(prompt.group, -1, reason, final=True)
         version = await self._current()
         asked = request(prompt, tokens, frames, version=version)
         drawn = [
@@ -254,9 +254,6 @@ class Engine:
         return self._tokenizer.apply_chat_template(
             chat, add_generation_prompt=True, tokenize=True, return_dict=False
         )
-
-    def _tokens_per_frame(self, frames: np.ndarray) -> int:
-        return (frames.shape[1] // self._factor) * (frames.shape[2] // self._factor)
 
     async def _one(
         self, asked: TokensPrompt, prompt: Prompt, *, index: int, seed: int, temperature: float

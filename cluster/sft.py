@@ -6,6 +6,7 @@ next batch's frames are decoded while this one trains.
 
 import argparse
 import asyncio
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from cluster.train import Trained
 from o3rl.checkpoints import LEDGER, Checkpoints, sound_of, start_from, state_of
 from o3rl.config import Run
 from o3rl.flow import Row
+
+log = logging.getLogger(__name__)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -33,14 +36,14 @@ def run(options: argparse.Namespace) -> int:
 async def sft(config: Run, *, resume: bool = False) -> Trained:
     """Train `config` in a started Ray session, anew or from its last sound checkpoint.
 
-    Raises ValueError where rows have no reasoning, media cannot be read at all, or the model cannot
-    be used.
+    A row without reasoning is skipped like one whose media cannot be read. Raises ValueError where
+    no row has any, no media can be read at all, or the model cannot be used.
     """
     from cluster.progress import bar
     from cluster.services import services
     from cluster.tracked import tracked
     from learners.schedule import Optimisation
-    from o3rl.admission import Admission
+    from o3rl.admission import Admission, cannot_teach
     from o3rl.cold_start import ColdStart
     from o3rl.ledger import Ledger
     from o3rl.order import order_of, steps_of
@@ -73,6 +76,7 @@ async def sft(config: Run, *, resume: bool = False) -> Trained:
                 ledger,
                 planned=steps * settings.batch,
                 ahead=settings.batch,
+                unfit=cannot_teach,
             )
             every, keep = settings.checkpoint_every, settings.keep_checkpoints
             kept = Checkpoints(folder, group, every=every, keep=keep, tracker=tracker)
@@ -95,8 +99,11 @@ async def sft(config: Run, *, resume: bool = False) -> Trained:
 
 def _require_reasoning(rows: Sequence[Row], where: str) -> None:
     without = [row.id for row in rows if row.reasoning is None]
-    if without:
+    if len(without) == len(rows):
         raise ValueError(
-            f"{len(without)} of {len(rows)} rows of {where} have no reasoning_process, for "
-            f"instance {without[0]!r}; sft.rows must be STGR-CoT"
+            f"none of {len(rows)} rows of {where} has a reasoning_process; "
+            "sft.rows must be STGR-CoT"
         )
+    if without:
+        said = "%d of %d rows of %s have no reasoning_process and are skipped, for instance %r"
+        log.warning(said, len(without), len(rows), where, without[0])

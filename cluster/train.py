@@ -141,8 +141,9 @@ async def _start(
 ) -> Parts:
     from cluster.services import Learning, Sampling
     from learners.schedule import Optimisation
-    from o3rl.admission import Admission
+    from o3rl.admission import Admission, longer_than
     from o3rl.ledger import Ledger
+    from o3rl.prompts import longest_prompt
     from o3rl.together import together
 
     media, store = start.media(), start.store()
@@ -161,6 +162,9 @@ async def _start(
         ledger,
         planned=steps * config.loop.groups,
         ahead=config.loop.groups,
+        unfit=longer_than(
+            longest_prompt(config.sampling, config.rollouts), side=config.frames.factor
+        ),
     )
     scorers = start.scorers()
     first = (Fence(fence), start.membership(pool))

@@ -2,13 +2,14 @@
 
 The media of the next few rows are read ahead, so that a prompt is ready when there is room for it;
 prompts are handed out in the order of their rows, whichever is read first. A row whose media cannot
-be read is skipped, counted and entered in the ledger. When two epochs of rows fail one after the
-other, nothing is left to train on, and that is an error.
+be read, or that is `unfit`, is skipped, counted and entered in the ledger. When two epochs of rows
+fail one after the other, nothing is left to train on, and that is an error.
 """
 
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -18,6 +19,8 @@ from o3rl.order import RowOrder
 
 logger = logging.getLogger(__name__)
 
+Unfit = Callable[[Row, FramePlan], str]  # why a row makes no prompt; empty where it does
+
 
 class Media(Protocol):
     """Plans and decodes the frames of a row, once, where rollouts and learner can read them."""
@@ -25,6 +28,29 @@ class Media(Protocol):
     async def prepare(self, row: Row, *, training: bool) -> tuple[FramePlan, str] | Failure:
         """(plan, key of the decoded frames), or why the media cannot be read."""
         ...
+
+
+def longer_than(tokens: int, *, side: int) -> Unfit:
+    """Unfit are rows whose frames alone take more than `tokens`; `side` as in `FramePlan.tokens`.
+
+    What the text adds is known to the engine, which refuses those that it makes too long.
+    """
+
+    def unfit(row: Row, plan: FramePlan) -> str:
+        del row
+        seen = plan.tokens(side)
+        too_long = f"frames take {seen} tokens; sampling and rollouts allow a prompt {tokens}"
+        return too_long if seen > tokens else ""
+
+    return unfit
+
+
+def cannot_teach(row: Row, plan: FramePlan) -> str:
+    """Unfit for SFT are rows without reasoning, or of an older import that left its tags in it."""
+    del plan
+    if row.reasoning is None:
+        return "no reasoning_process"
+    return "its reasoning holds <think>: import it again" if "<think>" in row.reasoning else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +90,7 @@ class Admission:
         *,
         planned: int,
         ahead: int = 0,
+        unfit: Unfit = lambda _row, _plan: "",
     ):
         if not rows:
             raise ValueError("there are no rows to train on")
@@ -76,6 +103,7 @@ class Admission:
         self._ledger = ledger
         self._planned = planned
         self._ahead = ahead
+        self._unfit = unfit
         self._admitted = 0
         self._incarnation = 0
         self._next_group = 0
@@ -86,7 +114,7 @@ class Admission:
         self._turn = asyncio.Lock()
 
     async def next(self) -> Prompt:
-        """The next prompt; raises ValueError when nothing can be read any more."""
+        """The next prompt; raises ValueError when no row makes one any more."""
         async with self._turn:
             reason = ""
             while self._failed_in_a_row < 2 * len(self._rows):
@@ -101,8 +129,8 @@ class Admission:
                 self._failed_in_a_row += 1
                 self._skip(coming, reason)
         raise ValueError(
-            f"none of the media of {len(self._rows)} rows can be read; the last: {reason}; is "
-            "data.media the folder that the rows' paths start from?"
+            f"none of {len(self._rows)} rows makes a prompt; the last: {reason}; is data.media the "
+            "folder that the rows' paths start from?"
         )
 
     def settle(self, prompt: Prompt) -> None:
@@ -156,7 +184,11 @@ class Admission:
             self._coming.append(_Coming(row, epoch, media, place, opened))
 
     async def _prepare(self, row: Row) -> tuple[FramePlan, str] | Failure:
-        return await self._media.prepare(row, training=True)
+        prepared = await self._media.prepare(row, training=True)
+        if isinstance(prepared, Failure):
+            return prepared
+        reason = self._unfit(row, prepared[0])
+        return Failure(-1, -1, reason) if reason else prepared
 
     def _handed_out(self, coming: _Coming, plan: FramePlan, key: str) -> Prompt:
         """Its progress is its place among all that were handed out."""

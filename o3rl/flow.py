@@ -112,6 +112,12 @@ class FramePlan:
         if not self.indices_F or len(self.indices_F) != len(self.times_F):
             raise ValueError(f"{len(self.indices_F)} frames but {len(self.times_F)} times")
 
+    def tokens(self, side: int) -> int:
+        """Visual tokens of all frames; `side` in pixels is of what one token shows, the model's
+        patch × merge factor (28 of Qwen2.5-VL); with a multiple of it this is a lower bound."""
+        width, height = self.size
+        return len(self.times_F) * (width // side) * (height // side)
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -172,11 +178,15 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A completion (`sample` -1: all of a prompt) that an infrastructure fault took; no zero."""
+    """A completion (`sample` -1: all of a prompt) that an infrastructure fault took; no zero.
+
+    `final`: another attempt would end the same way.
+    """
 
     group: int
     sample: int
     reason: str
+    final: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,7 @@ class Ledger:
         self._change(prompt.group, outcome=SET_ASIDE, reason=reason)
 
     def skip(self, group: int, row: str, reason: str, *, epoch: int = 0) -> None:
-        """A row whose media could not be read: no prompt was made of it."""
+        """A row that made no prompt: its media could not be read, or it was unfit."""
         assert group not in self._entries, f"group {group} is admitted already"
         self._entries[group] = Entry(group, row, 0, SKIPPED, reason=reason, epoch=epoch)
 

@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from o3rl.boxes import BoxConvention
-from o3rl.config import PromptStyle
+from o3rl.config import PromptStyle, Rollouts, Sampling
 from o3rl.flow import Box, FramePlan, Row, Task
 
 _SYSTEM = (
@@ -77,6 +77,11 @@ def messages(row: Row, plan: FramePlan, *, style: PromptStyle) -> list[dict[str,
     if brief:
         return [user]
     return [{"role": "system", "content": [{"type": "text", "text": _SYSTEM}]}, user]
+
+
+def longest_prompt(sampling: Sampling, rollouts: Rollouts) -> int:
+    """Tokens, image tokens included, that a prompt may have: the model is to write one at least."""
+    return min(sampling.max_prompt_tokens, rollouts.max_model_tokens - 1)
 
 
 def with_boxes(text: str, size: tuple[int, int], *, convention: BoxConvention) -> str:

@@ -3,7 +3,7 @@ room for in the staleness window, while the learner is at work on others.
 
     admission ─► prompt ─► sampler ─► group ─► scorers ─► scored group ─► window ─► batch
                    ▲ again: a fault, too few survivors, a straggler      (the next prompt, when
-                   └──────────── at most `max_attempts` ────────────┘     that was the last try)
+                   └─── at most `max_attempts`, if not final ───────┘     that was the last try)
 
 Laws: every admitted prompt ends in a batch or is set aside with a reason; an answer to a superseded
 attempt is thrown away; no batch holds a group older than `max_staleness`. Time limits belong to
@@ -171,7 +171,7 @@ class Stream:
                 self._window.drop(prompt.group)
                 self._idle.note(self.running)
                 self._changed.set()
-                if prompt.attempt + 1 >= self._settings.max_attempts:
+                if result.final or prompt.attempt + 1 >= self._settings.max_attempts:
                     self._set_aside(prompt, result.reason)
                     break
                 prompt = replace(prompt, attempt=prompt.attempt + 1)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from made import PLAN, row
 
-from o3rl.admission import Admission
+from o3rl.admission import Admission, cannot_teach, longer_than
 from o3rl.flow import Failure, Row, Task
 from o3rl.ledger import SKIPPED, Ledger
 from o3rl.order import RowOrder
@@ -89,6 +89,34 @@ def test_the_ledger_says_which_rows_an_epoch_has_used():
     assert ledger.rows_of(1) == second[: len(ledger.rows_of(1))]
     assert 2 <= len(ledger.rows_of(1)) <= 3
     assert ledger.rows_of(2) == ()
+
+
+def test_unfit_rows_are_skipped_with_their_reason():
+    """The frames of PLAN are 2 · (112 / 28)² = 32 tokens."""
+    rows = [row(0, reasoning="So."), row(1), row(2, reasoning="<think>So.</think>")]
+    order = RowOrder([each.task for each in rows], 0)
+    assert PLAN.tokens(28) == 32
+    ledger = Ledger()
+    source = Admission(rows, order, Media(), ledger, planned=3, unfit=cannot_teach)
+    assert {prompt.row.id for prompt in admit(source, 3)} == {"row-0"}
+    skipped = [entry for entry in ledger.entries() if entry.outcome == SKIPPED]
+    assert {(entry.row, entry.reason) for entry in skipped} == {
+        ("row-1", "no reasoning_process"),
+        ("row-2", "its reasoning holds <think>: import it again"),
+    }
+    assert source.skipped == len(skipped)
+
+
+@pytest.mark.parametrize(("tokens", "fits"), [(32, True), (31, False)])
+def test_frames_that_are_too_many_tokens_are_skipped(tokens, fits):
+    order = RowOrder([Task.MCQ], 0)
+    unfit = longer_than(tokens, side=28)
+    source = Admission([row()], order, Media(), Ledger(), planned=1, unfit=unfit)
+    if fits:
+        assert [prompt.row.id for prompt in admit(source, 1)] == ["row-0"]
+        return
+    with pytest.raises(ValueError, match=r"frames take 32 tokens; .* allow a prompt 31"):
+        admit(source, 1)
 
 
 def test_all_broken_is_an_error_that_names_the_setting():

@@ -98,6 +98,12 @@ def test_labels_are_true_times_at_a_variable_rate():
     assert plan.images_F == ()
 
 
+def test_tokens_of_a_plan():
+    plan = plan_video(clip(60), FRAMES, key_frames=(key(1.02, "k.jpg"),))  # 420×224: 15 · 8
+    assert plan.tokens(28) == 17 * 120
+    assert plan.tokens(56) == 17 * 7 * 4  # a lower bound
+
+
 def test_key_frames_of_the_video_are_merged_by_time_and_shown_once():
     # 10 s at 10 fps; 16 sampled indices round(i·99/15) = 0, 7, 13, …; frame 7 is at 0.7 s
     plan = plan_video(clip(10, 10), FRAMES, key_frames=(key(9.93), key(0.74), key(1.02), key(1.03)))

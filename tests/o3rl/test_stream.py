@@ -234,6 +234,24 @@ def test_a_replica_that_never_ends_its_load_holds_up_nobody():
     assert world.sampler.held[1] == Version(0, 0)
 
 
+@pytest.mark.parametrize(("final", "attempts"), [(True, 1), (False, 3)])
+def test_a_final_failure_is_set_aside_at_its_first_attempt(final, attempts):
+    class Refusing(Replicas):
+        async def sample(self, prompt: Prompt) -> Group | Failure:
+            if prompt.row.id == "row-3":
+                return Failure(prompt.group, -1, "too long", final=final)
+            return await super().sample(prompt)
+
+    world = World(groups=2, staleness=1, rows=8, steps=4)
+    world.sampler.__class__ = Refusing
+    world.run()
+    found = [entry for entry in world.ledger.entries() if entry.row == "row-3"]
+    assert [(e.outcome, e.attempts, e.reason) for e in found] == [
+        (SET_ASIDE, attempts, "too long")
+    ] * len(found)
+    assert found
+
+
 def test_a_failed_load_ends_the_run_with_its_own_error():
     world = World(groups=2, staleness=1)
 
