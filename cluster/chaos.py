@@ -42,7 +42,7 @@ SETTINGS = (
     "loop.max_attempts=6",
     "loop.validate_every=0",
     "sampling.group_size=4",
-    "rewards.custom={chaos: 'cluster.chaos_reward:reward'}",
+    "rewards.custom.chaos=cluster.chaos_reward:reward",
     "rewards.seconds=5",
     "rollouts.stand_in_seconds=0.2",
     "rollouts.replicas=2",
@@ -160,6 +160,11 @@ class _Run:
         return last
 
     @property
+    def _unsaved(self) -> int:
+        """Checkpoints that could not be written."""
+        return (self._folder / "log.txt").read_text().count("could not be written")
+
+    @property
     def _steps(self) -> int:
         """Of one epoch."""
         return len(self._data.ids) // GROUPS
@@ -199,8 +204,11 @@ class _Run:
             if strike == "kill":
                 self._site.start_server()
         elif victim == "disk":
+            before = self._unsaved
             with _full_disk(self._find("learner")):
                 yield
+            if self._unsaved == before:
+                raise ChaosError(f"{self._folder}: no checkpoint failed on a full disk")
         else:
             pid = self._find(victim)
             with _signalled(strike, lambda number: os.kill(pid, number)):

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.util.placement_group import (
     PlacementGroup,
     placement_group,
@@ -176,16 +176,19 @@ class LearnerGroup:
         }
 
     async def save(self, folder: Path) -> None:
-        """Write the learner's state; complete when this returns."""
-        await self._call("save", folder.absolute())
+        """Write the learner's state, whole when this returns. Raises OSError as the disk does."""
+        await self._write("save", folder)
 
     async def restore(self, folder: Path) -> None:
         """Go on from a saved state. Errors as in `learners.state.load_state`."""
         await self._call("restore", folder.absolute())
 
     async def export(self, folder: Path) -> None:
-        """Write a Hugging Face folder: model (adapters merged), tokenizer, processor."""
-        await self._call("export", folder.absolute())
+        """Write a Hugging Face folder: model (adapters merged), tokenizer, processor.
+
+        Raises OSError as the disk does.
+        """
+        await self._write("export", folder)
 
     async def pids(self) -> list[int]:
         """Of the ranks' processes."""
@@ -226,6 +229,14 @@ class LearnerGroup:
         calls = [rank.call.remote(method, *arguments) for rank in self._ranks]
         limit = self._settings.learning.seconds
         return await _all(calls, what=f"learner {method}", seconds=limit)
+
+    async def _write(self, method: str, folder: Path) -> None:
+        try:
+            await self._call(method, folder.absolute())
+        except RayTaskError as error:
+            if isinstance(error.cause, OSError):
+                raise OSError(str(error.cause)) from error  # without the ranks' tracebacks
+            raise
 
     async def _reserve(self) -> PlacementGroup:
         """All bundles or none: a half-started group would hang on its first collective."""
