@@ -136,6 +136,7 @@ class _Run:
         wrong = audit(
             self._folder / "rl",
             self._data.ids,
+            steps=self._steps,
             groups=GROUPS,
             staleness=STALENESS,
             marked=self._data.marked,
@@ -183,12 +184,13 @@ class _Run:
         self._site.drive(["tiny_demo", *settings, "--again"], self._folder / "log.txt")
 
     def _trial(self, kind: str) -> Trial:
-        before, began = self._step, time.monotonic()
+        """Strike, and wait for a step that began after it: one may have been on its way."""
+        at, began = self._step, time.monotonic()
         with self._struck(kind):
-            after = before + (CHECKPOINT_EVERY if kind == "fill disk" else 0)
-            resumed = self._beyond(after)
+            steps = CHECKPOINT_EVERY if kind == "fill disk" else 1
+            resumed = self._beyond(self._step + steps)
             seconds = time.monotonic() - began
-        return Trial(kind, self._number, before, seconds, resumed)
+        return Trial(kind, self._number, at, seconds, resumed)
 
     @contextmanager
     def _struck(self, kind: str) -> Iterator[None]:
@@ -209,6 +211,10 @@ class _Run:
                 yield
             if self._unsaved == before:
                 raise ChaosError(f"{self._folder}: no checkpoint failed on a full disk")
+        elif kind == "kill driver":
+            self._site.driver.kill()
+            self._site.driver.wait()
+            yield
         else:
             pid = self._find(victim)
             with _signalled(strike, lambda number: os.kill(pid, number)):
@@ -229,17 +235,18 @@ class _Run:
         """Until a later step is logged, or the run has ended; whether it had to be resumed."""
         deadline = time.monotonic() + RECOVERY_SECONDS
         starts = 0
-        while self._step <= step and not self._ended:
+        while True:
             if self._site.driver.poll() not in (None, 0):
                 starts += 1
                 if starts > STARTS:
                     raise ChaosError(f"{self._folder}: the driver ends each time; see log.txt")
                 self._await_none_left()
                 self._start()
+            if self._step > step or self._ended:
+                return starts > 0
             if time.monotonic() > deadline:
                 raise ChaosError(f"{self._folder}: no step after {step} in {RECOVERY_SECONDS:g} s")
             time.sleep(POLL_SECONDS)
-        return starts > 0
 
     def _await_none_left(self) -> None:
         deadline = time.monotonic() + LEFT_SECONDS
@@ -261,16 +268,14 @@ class _Run:
 @contextmanager
 def _signalled(strike: str, send: Callable[[int], None]) -> Iterator[None]:
     """Killed, or frozen until the end of the block."""
-    if strike == "kill":
-        send(signal.SIGKILL)
-        yield
-        return
-    send(signal.SIGSTOP)
+    with suppress(ProcessLookupError):  # it ended by itself, just now
+        send(signal.SIGKILL if strike == "kill" else signal.SIGSTOP)
     try:
         yield
     finally:
-        with suppress(ProcessLookupError):  # it was ended meanwhile
-            send(signal.SIGCONT)
+        if strike == "freeze":
+            with suppress(ProcessLookupError):  # it was ended meanwhile
+                send(signal.SIGCONT)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ def audit(
     folder: Path,
     rows: Set[str],
     *,
+    steps: int,
     groups: int,
     staleness: int,
     marked: Mapping[str, str],
@@ -31,14 +32,13 @@ def audit(
 ) -> list[str]:
     """What is wrong with the finished run in `folder` on `rows` (ids); empty if nothing is.
 
-    `groups` prompts a batch; `marked` gives the mark of a row by its id; `tracked` are the steps of
-    a metric in MLflow.
+    It was to train `steps` batches of `groups` prompts; `marked` gives the mark of a row by its id;
+    `tracked` are the steps of a metric in MLflow.
     """
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     logged = [json.loads(line) for line in lines]
     metrics = {line["step"]: line["metrics"] for line in logged if "stale/max" in line["metrics"]}
     entries = pq.read_table(folder / "ledger.parquet").to_pylist()
-    steps = max(metrics, default=0)
     each = list(range(1, steps + 1))
     wrong = []
     if sorted(line["step"] for line in logged) != each:

@@ -147,8 +147,13 @@ class Site:
 
     def close(self) -> None:
         """End everything."""
-        if self._cluster is not None:
-            self._cluster.shutdown()
+        try:
+            if self._cluster is not None:
+                self._cluster.shutdown()
+        finally:
+            self._end_all()
+
+    def _end_all(self) -> None:
         deadline = time.monotonic() + END_SECONDS
         while pids := list(self._pids()):
             for pid in pids:

@@ -25,6 +25,7 @@ from cluster.control import Control, Phase, RunLost, Status
 from cluster.train import Trained, train
 from o3rl.checkpoints import sound_of
 from o3rl.config import Run
+from o3rl.decode import MediaLost
 from o3rl.lease import take
 from o3rl.source import source_digest
 
@@ -135,28 +136,40 @@ class Controller:
                     self._config,
                     self._control,
                     checkpoint=checkpoint,
-                    fence=lease.check,
+                    fence=lease.fence,
                     record=start.record,
                 )
             except Exception as error:
-                if what := _lost(error):
-                    raise RunLost(f"{what}: {error}") from error
+                trained = start.resume or self._control.status().step > 0
+                if what := lost(error, trained=trained):
+                    raise RunLost(f"{what}: {in_a_line(error)}") from error
                 raise
             finally:
                 self._control.enter(Phase.ENDED)
 
 
-def _lost(error: Exception) -> str:
-    """What a run has lost with `error`, so that another start may help; empty if it was no loss."""
+def lost(error: Exception, *, trained: bool) -> str:
+    """What a run has lost with `error`, so that another start may help; empty if it was no loss.
+
+    Of a run that never `trained`, a service that does not start is no loss, but asks for too much.
+    """
     from learners.group import LearnerLost  # takes seconds, unless it was needed
 
     if isinstance(error, LearnerLost):
         return "the learner was lost"
-    if isinstance(error, TimeoutError):
+    if isinstance(error, MediaLost):
+        return "the media were lost"
+    if isinstance(error, TimeoutError) and trained:
         return "a service did not answer"
     if isinstance(error, RayError) and not isinstance(error, RayTaskError):
         return "a service was lost"
     return ""
+
+
+def in_a_line(error: Exception) -> str:
+    """What it says itself; Ray's carry the traceback of the process that raised it."""
+    own = error.cause if isinstance(error, RayTaskError) else error
+    return " ".join(str(own).split())
 
 
 class Log(logging.Handler):

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from cluster.media import Media, MediaLost
+from cluster.media import Media
 from o3rl.decode import MediaError
 from o3rl.flow import Failure, FramePlan, Row
 
@@ -30,8 +30,6 @@ class AsyncMedia:
             return await loop.run_in_executor(self._threads, self._prepare, row, training)
         except MediaError as error:
             return Failure(-1, -1, f"media: {error.reason}")
-        except MediaLost:
-            raise
         except TimeoutError as error:
             return Failure(-1, -1, str(error))
 

@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import ObjectLostError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError
 
 from cluster.calls import answer_of, beside_us
 from o3rl.config import Frames
-from o3rl.decode import START_SECONDS
+from o3rl.decode import START_SECONDS, MediaLost
 from o3rl.flow import FramePlan, Row
 from o3rl.frame_cache import FrameCache, Kept
 from o3rl.journal import drop_torn_line
@@ -38,10 +38,6 @@ ALIVE_SECONDS = 120.0  # limit for the actor's word on its queue, which waits fo
 CLOSE_SECONDS = 20.0
 CALLS = 1000  # in the actor at the same time; those that wait cost no thread
 MOST_READERS = 8  # by default
-
-
-class MediaLost(TimeoutError):
-    """The media actor itself does not answer: no fault of a file."""
 
 
 class MediaActor:
@@ -98,8 +94,8 @@ class Media:
     """A handle that may be sent anywhere. `seconds` is the limit for one file.
 
     A call waits that long, and where files are queued before its own, as long again for each turn.
-    Raises TimeoutError naming the media actor, MediaLost where that says nothing of its queue
-    either, and what `MediaReader` raises.
+    Raises TimeoutError for a file that is not read by then, MediaLost where the actor died or says
+    nothing of its queue, and what `MediaReader` raises.
     """
 
     actor: Any
@@ -140,16 +136,25 @@ class Media:
     def _in_turn(self, reference: Any, what: str) -> Any:
         """The answer of a call, when those before it have theirs."""
         ready, _ = ray.wait([reference], timeout=self.seconds)
-        if ready:
-            return answer_of(reference, self.seconds, who="media", what=what)
-        asked = self.actor.turns.remote()
+        seconds = self.seconds
+        if not ready:
+            turns = self._turns()
+            seconds, what = turns * self.seconds, f"{what}, in a queue of {turns} turns"
         try:
-            question = "how long is your queue?"
-            turns = answer_of(asked, self.alive_seconds, who="media", what=question)
+            return ray.get(reference, timeout=seconds)
+        except GetTimeoutError as error:
+            self._turns()  # it lives: it is the file
+            raise TimeoutError(f"media: no answer to {what!r} within {seconds:.0f} s") from error
+        except RayActorError as error:
+            raise MediaLost(f"media: it died and did not come back ({what})") from error
+
+    def _turns(self) -> int:
+        """How long its queue is, by the actor. Raises MediaLost if it does not answer."""
+        try:
+            asked = self.actor.turns.remote()
+            return answer_of(asked, self.alive_seconds, who="media", what="how long is your queue?")
         except TimeoutError as error:
             raise MediaLost(str(error)) from error
-        what = f"{what}, in a queue of {turns} turns"
-        return answer_of(reference, turns * self.seconds, who="media", what=what)
 
 
 def readers_here() -> int:

@@ -20,7 +20,7 @@ from learners.schedule import Optimisation
 from o3rl.config import Run
 from o3rl.flow import ScoredGroup, Version
 from o3rl.order import order_of, steps_of
-from o3rl.recording import read_batches
+from o3rl.recording import read_batch, recorded_steps
 from o3rl.stepmetrics import batch_metrics, timed
 from o3rl.store import read_rows
 
@@ -28,11 +28,11 @@ from o3rl.store import read_rows
 async def replay(config: Run, recorded: Path) -> Trained:
     """Train `config` in a started Ray session on the batches in `recorded`.
 
-    The schedule is the recorded run's, by `config`. Raises what `read_batches` raises.
+    The schedule is the recorded run's, by `config`. Raises what reading the batches raises.
     """
     began = perf_counter()
     folder = Path(config.folder) / "replay"
-    batches = list(read_batches(recorded))
+    batches = recorded_steps(recorded)
     rows = read_rows(config.data.train, limit=config.data.max_rows)
     order = order_of(rows, config.seed, task_weights=config.data.task_weights)
     loop = config.loop
@@ -41,13 +41,14 @@ async def replay(config: Run, recorded: Path) -> Trained:
     samples = tokens = 0
     with (
         tracked(config, folder, stage="replay", data={"data.train": config.data.train}) as tracker,
-        bar("replaying", len(batches)) as show,
+        bar("replaying", batches) as show,
     ):
         async with services(config, folder) as start:
             media = start.media()
             learner = start.learner(media.media, None, optimisation=optimisation)
             await learner.start()
-            for step, groups in batches:
+            for step in range(1, batches + 1):
+                groups = read_batch(recorded, step)
                 metrics: dict[str, float] = {}
                 with timed("seconds/step", metrics):
                     await _decode(media, groups)
@@ -59,7 +60,7 @@ async def replay(config: Run, recorded: Path) -> Trained:
                 show(step, f"loss {metrics['loss']:.4f}" if "loss" in metrics else "refused")
             model = folder / "model"
             await learner.export(model)
-    return Trained(model, len(batches), samples, tokens, perf_counter() - began)
+    return Trained(model, batches, samples, tokens, perf_counter() - began)
 
 
 async def _decode(media: AsyncMedia, groups: Sequence[ScoredGroup]) -> None:

@@ -8,15 +8,16 @@ import argparse
 import asyncio
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
 
 from cluster.configs import load_named, start_of_sft
 from cluster.train import Trained
-from o3rl.checkpoints import LEDGER, Checkpoints, sound_of, start_from, state_of
+from o3rl.checkpoints import LEDGER, Checkpoint, Checkpoints, sound_of, start_from, state_of
 from o3rl.config import Run
 from o3rl.flow import Row
+from o3rl.lease import take
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +38,18 @@ async def sft(config: Run, *, resume: bool = False) -> Trained:
     """Train `config` in a started Ray session, anew or from its last sound checkpoint.
 
     A row without reasoning is skipped like one whose media cannot be read. Raises ValueError where
-    no row has any, no media can be read at all, or the model cannot be used.
+    no row has any, no media can be read at all, the model cannot be used, or another SFT runs in
+    the folder.
     """
+    folder = Path(config.folder) / "sft"
+    with await asyncio.to_thread(take, folder) as lease:
+        checkpoint = await asyncio.to_thread(sound_of, folder) if resume else None
+        return await _train(config, folder, checkpoint, fence=lease.fence)
+
+
+async def _train(
+    config: Run, folder: Path, checkpoint: Checkpoint | None, *, fence: Callable[[], None]
+) -> Trained:
     from cluster.progress import bar
     from cluster.services import services
     from cluster.tracked import tracked
@@ -50,12 +61,11 @@ async def sft(config: Run, *, resume: bool = False) -> Trained:
     from o3rl.store import read_rows
 
     began = perf_counter()
-    settings, folder = config.sft, Path(config.folder) / "sft"
+    settings = config.sft
     rows = read_rows(settings.rows, limit=config.data.max_rows)
     _require_reasoning(rows, settings.rows)
     order = order_of(rows, config.seed, task_weights=settings.task_weights)
     steps = steps_of(order, epochs=settings.epochs, size=settings.batch, steps=settings.steps)
-    checkpoint = await asyncio.to_thread(sound_of, folder) if resume else None
     state = state_of(folder, checkpoint)
     after = checkpoint.step if checkpoint else None
     data = {"sft.rows": settings.rows}
@@ -79,7 +89,7 @@ async def sft(config: Run, *, resume: bool = False) -> Trained:
                 unfit=cannot_teach,
             )
             every, keep = settings.checkpoint_every, settings.keep_checkpoints
-            kept = Checkpoints(folder, group, every=every, keep=keep, tracker=tracker)
+            kept = Checkpoints(folder, group, every=every, keep=keep, tracker=tracker, fence=fence)
             cold = ColdStart(
                 admission, ledger, group, kept, batch=settings.batch, tracker=tracker, show=show
             )

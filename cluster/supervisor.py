@@ -46,7 +46,9 @@ def run(options: argparse.Namespace) -> int:
     resume = options.again or options.resume
     if options.replay and (resume or options.record):
         raise ValueError("--replay trains anew, on what was recorded; no --resume, no --record")
-    if not options.again and not options.replay:
+    if options.replay:
+        start_from(Path(config.folder) / "replay", resume=False)
+    elif not options.again:
         start_from(folder, resume=options.resume)  # tells what is wrong, at once
     from cluster.session import ray_session
 
@@ -72,8 +74,7 @@ async def supervise(
     """Train `config` by a controller in `session`, which is begun anew where that one is lost.
 
     `resume` goes on from the last sound checkpoint, if there is one; batches are written to
-    `record`. Raises RuntimeError when the
-    controller is lost too often, and what `train` raises.
+    `record`. Raises RuntimeError when the controller is lost too often, and what `train` raises.
     """
     from cluster.controller import Start, start_controller
 
@@ -104,12 +105,13 @@ class Losses:
 
     def __init__(self) -> None:
         self._count = 0
-        self._reached: Checkpoint | None = None
+        self._reached = 0  # step of the last checkpoint that was ever there
 
     def add(self, checkpoint: Checkpoint | None) -> int:
         """A loss, after which `checkpoint` is the last one; how many those are by now."""
-        self._count = self._count + 1 if checkpoint == self._reached else 1
-        self._reached = checkpoint
+        step = checkpoint.step if checkpoint else 0
+        self._count = 1 if step > self._reached else self._count + 1
+        self._reached = max(step, self._reached)
         return self._count
 
 

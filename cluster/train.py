@@ -6,6 +6,7 @@ controller (cluster/controller.py), which `o3rl train` watches (cluster/supervis
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,9 @@ if TYPE_CHECKING:  # a wrong configuration is told before any of these is import
     from rewards.pool import ScorerPool
 
 
+log = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True, slots=True)
 class Trained:
     """What a finished stage tells; samples and tokens are of the completions trained on."""
@@ -52,9 +56,9 @@ async def train(
 ) -> Trained:
     """Train `config` in a started Ray session, anew or from a checkpoint of its folder.
 
-    `control` steers it. `fence` is called before what is written once a step or at the end, and
-    raises if the folder is another's by now. Batches are written to `record`. Raises ValueError for
-    data or a model that cannot be used.
+    `control` steers it. `fence` is called before a step is logged, a checkpoint gets its name, and
+    the ledger is written; it ends the process if the folder is another's by now. Batches are
+    written to `record`. Raises ValueError for data or a model that cannot be used.
     """
     from cluster.services import services
     from cluster.tracked import tracked
@@ -85,10 +89,10 @@ async def train(
             tally = Tally()
             loop = _loop(config, parts, validated, tally=tally, tracker=tracker, folder=folder)
             checkpoints = _checkpointing(
-                config, parts, loop, tally=tally, tracker=tracker, folder=folder
+                config, parts, loop, tally=tally, tracker=tracker, fence=fence, folder=folder
             )
             if record is not None:
-                loop.observe(Recording(record))
+                loop.observe(Recording(record, after=after))
             loop.observe(checkpoints)
             loop.observe(control)
             for part, name in ((loop, "loop"), (parts.admission, "admission"), (tally, "tally")):
@@ -98,9 +102,15 @@ async def train(
             control.started(Running(loop, pool, checkpoints.save, lambda: tracker.run_id))
             try:
                 await loop.run(steps)
-            finally:
+            except BaseException:
                 fence()
-                parts.ledger.write(folder / LEDGER)
+                try:
+                    parts.ledger.write(folder / LEDGER)
+                except OSError as error:  # what ended the loop is to be told
+                    log.error("the ledger could not be written: %s", error)
+                raise
+            fence()
+            parts.ledger.write(folder / LEDGER)
             control.enter(Phase.WRITING)
             stopped = loop.step < steps
             if stopped:
@@ -224,6 +234,7 @@ def _checkpointing(
     *,
     tally: "Tally",
     tracker: "Tracker",
+    fence: Callable[[], None],
     folder: Path,
 ) -> "Checkpointing":
     from o3rl.observers import Checkpointing
@@ -235,6 +246,7 @@ def _checkpointing(
         every=settings.checkpoint_every,
         keep=settings.keep_checkpoints,
         tracker=tracker,
+        fence=fence,
     )
     stateful = {"loop": loop, "admission": parts.admission, "tally": tally}
     return Checkpointing(
@@ -262,7 +274,7 @@ def _validation(config: Run, parts: Parts, rows: Sequence[Row], best: Path) -> "
 
 
 class Fence:
-    """Ends an attempt that another one has superseded before it logs or saves a step."""
+    """Told first of a step, so that an attempt that was superseded ends before it logs it."""
 
     def __init__(self, check: Callable[[], None]):
         self._check = check
@@ -270,7 +282,7 @@ class Fence:
     async def stepped(
         self, step: int, version: Version, groups: Sequence[ScoredGroup], metrics: dict[str, float]
     ) -> None:
-        """Raises what `check` raises."""
+        """Look whether the folder is still ours."""
         del step, version, groups, metrics
         await asyncio.to_thread(self._check)
 

@@ -231,12 +231,17 @@ class LearnerGroup:
         return await _all(calls, what=f"learner {method}", seconds=limit)
 
     async def _write(self, method: str, folder: Path) -> None:
+        calls = [rank.call.remote(method, folder.absolute()) for rank in self._ranks]
         try:
-            await self._call(method, folder.absolute())
+            await _all(calls, what=f"learner {method}", seconds=self._settings.learning.seconds)
         except RayTaskError as error:
-            if isinstance(error.cause, OSError):
-                raise OSError(str(error.cause)) from error  # without the ranks' tracebacks
-            raise
+            if not isinstance(error.cause, OSError):
+                raise
+            _, waiting = ray.wait(calls, num_returns=len(calls), timeout=0)
+            if waiting:
+                said = f"learner {method}: a rank could not write while others wait for it"
+                raise LearnerLost(f"{said}: {error.cause}") from error
+            raise OSError(str(error.cause)) from error  # without the ranks' tracebacks
 
     async def _reserve(self) -> PlacementGroup:
         """All bundles or none: a half-started group would hang on its first collective."""

@@ -1,6 +1,7 @@
 """The learner's own state on disk: weights, optimiser, schedule, random state, one part a rank."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +54,14 @@ def load_state(engine: Any, folder: Path) -> int:
 def _save_engine(engine: Any, folder: Path, writes: Writes) -> None:
     """DeepSpeed's part. A rank that raised in the middle would leave the others in a barrier."""
     files = engine.checkpoint_engine
-    save = files.save
-    files.save = lambda state_dict, path: writes.do(save, state_dict, path)
+    shadowed = [(files, "save"), (files, "makedirs"), (engine, "_copy_recovery_script")]
+    for owner, name in shadowed:
+        setattr(owner, name, partial(writes.do, getattr(owner, name)))
     try:
         engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
     finally:
-        del files.save  # the class's own again
+        for owner, name in shadowed:
+            delattr(owner, name)  # the class's own again
 
 
 def _layout(engine: Any) -> dict[str, int]:

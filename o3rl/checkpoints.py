@@ -37,8 +37,8 @@ READERS = 4  # files that are digested at once
 logger = logging.getLogger(__name__)
 
 
-class Unsaved(RuntimeError):
-    """A checkpoint could not be written; what was there before still is."""
+class Unsaved(ValueError):
+    """A checkpoint could not be written, by the disk's fault; what was there before still is."""
 
 
 class Store(Protocol):
@@ -93,12 +93,15 @@ class Checkpoint:
         }
 
     def damage(self) -> str:
-        """What is not as it was written, or empty; reads every file."""
+        """What is not as it was written, or empty; reads every file.
+
+        Raises OSError where they cannot be read now, which says nothing of the checkpoint.
+        """
         try:
             written = json.loads((self.path / DIGESTS).read_text())
-            found = _digests(self.path)
-        except (OSError, ValueError) as error:
+        except (FileNotFoundError, ValueError) as error:
             return str(error)
+        found = _digests(self.path)
         differs = sorted(name for name in written if found.get(name) != written[name])
         return f"not as it was written: {', '.join(differs)}" if differs else ""
 
@@ -106,15 +109,26 @@ class Checkpoint:
 class Checkpoints:
     """Those of the stage in `folder`: one every `every` steps (0: none), of which `keep` stay.
 
-    Each that was taken is entered in the `tracker`'s table of checkpoints.
+    Each that was taken is entered in the `tracker`'s table of checkpoints. `fence` ends an attempt
+    that has been superseded.
     """
 
-    def __init__(self, folder: Path, learner: Store, *, every: int, keep: int, tracker: "Tracker"):
+    def __init__(
+        self,
+        folder: Path,
+        learner: Store,
+        *,
+        every: int,
+        keep: int,
+        tracker: "Tracker",
+        fence: Callable[[], None] = lambda: None,
+    ):
         self._folder = folder / CHECKPOINTS
         self._learner = learner
         self._every = every
         self._keep = keep
         self._tracker = tracker
+        self._fence = fence
 
     def due(self, step: int) -> bool:
         """Whether one is to be taken after `step`."""
@@ -147,22 +161,28 @@ class Checkpoints:
             await self._learner.save(aside / "learner")
             await self._learner.export(aside / "model")
             await asyncio.to_thread(self._finish, aside, final)
-        except (TimeoutError, ConnectionError):  # OSErrors too, but not the disk's
-            raise
         except OSError as error:
             await asyncio.to_thread(shutil.rmtree, aside, ignore_errors=True)
             raise Unsaved(f"checkpoint {final} could not be written: {error}") from error
         taken = Checkpoint(final)
-        self._tracker.table([taken.described()], "checkpoints")
+        try:  # it is there, whatever becomes of the rest
+            await asyncio.to_thread(self._thin_out, taken)
+            self._tracker.table([taken.described()], "checkpoints")
+        except OSError as error:
+            logger.error("after checkpoint %s: %s", final, error)
         return taken
 
     def _finish(self, aside: Path, final: Path) -> None:
+        self._fence()
         write_text(aside / DIGESTS, json.dumps(_digests(aside), indent=1))
+        self._fence()
         if final.exists():
             _discard(final)
         aside.rename(final)
+
+    def _thin_out(self, taken: Checkpoint) -> None:
         for old in _whole(self._folder)[: -self._keep]:
-            if old.path != final:
+            if old.path != taken.path:
                 _discard(old.path)
 
 
@@ -175,7 +195,10 @@ def start_from(folder: Path, *, resume: bool) -> Checkpoint | None:
     if resume:
         found = last_of(folder)
         if found is None:
-            raise ValueError(_none_in(folder))
+            raise ValueError(
+                f"there is no checkpoint in {folder / CHECKPOINTS} to resume from; begin anew, "
+                "without --resume and in another folder=…"
+            )
         return found
     metrics = folder / "metrics.jsonl"
     if metrics.is_file() and metrics.stat().st_size:
@@ -193,20 +216,20 @@ def last_of(folder: Path) -> Checkpoint | None:
 def sound_of(folder: Path) -> Checkpoint | None:
     """The last checkpoint that is as it was written; damaged ones are put aside, and told.
 
-    Only for who holds the folder. Raises ValueError if there are checkpoints and all are damaged.
+    Only for who holds the folder. Raises ValueError where all that there were are damaged.
     """
-    damaged = False
     while found := last_of(folder):
         damage = found.damage()
         if not damage:
             return found
-        damaged = True
         aside = found.path.with_suffix(".damaged")
         shutil.rmtree(aside, ignore_errors=True)
         found.path.rename(aside)
         logger.error("checkpoint %s is damaged (%s); it lies in %s", found.path, damage, aside)
-    if damaged:
-        raise ValueError(_none_in(folder))
+    if list((folder / CHECKPOINTS).glob("step-*.damaged")):
+        raise ValueError(
+            f"all checkpoints in {folder / CHECKPOINTS} are damaged; begin anew in another folder=…"
+        )
     return None
 
 
@@ -228,13 +251,6 @@ def state_of(folder: Path, checkpoint: Checkpoint | None) -> dict[str, Any]:
     for part in ("loop", "admission"):
         state[part]["incarnation"] = number
     return state
-
-
-def _none_in(folder: Path) -> str:
-    return (
-        f"there is no sound checkpoint in {folder / CHECKPOINTS} to resume from; begin anew, "
-        "without --resume and in another folder=…"
-    )
 
 
 def _digests(folder: Path) -> dict[str, str]:

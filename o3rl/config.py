@@ -151,12 +151,13 @@ def check_combinations(run: Run) -> None:
         f"more than sampling.max_tokens ({sampling.max_tokens}), with room for the prompt",
     )
     longest = sampling.max_prompt_tokens + sampling.max_tokens
+    longest = min(longest, run.rollouts.max_model_tokens)
     require(
         learning.tokens_per_pass >= longest,
         "learning.tokens_per_pass",
         learning.tokens_per_pass,
-        f"sampling.max_prompt_tokens + sampling.max_tokens ({longest}) or more: else what is "
-        "sampled may be too long to be trained",
+        f"{longest} or more, what sampling.max_prompt_tokens and max_tokens, and rollouts."
+        "max_model_tokens allow: else what is sampled may be too long to be trained",
     )
     for name, resource in (
         ("rollouts.resource", run.rollouts.resource),

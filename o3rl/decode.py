@@ -35,6 +35,10 @@ class MediaError(ValueError):
         return MediaError, (self.path, self.reason)
 
 
+class MediaLost(RuntimeError):
+    """Who reads the media does not answer: no fault of a file, and no row's to be set aside for."""
+
+
 def inside(root: Path, relative: str) -> Path:
     """The file at `relative` below `root`.
 

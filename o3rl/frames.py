@@ -14,7 +14,7 @@ from o3rl.flow import FramePlan, KeyFrame
 
 CEILING = 1.05  # largest area of a frame, in budgets
 MAX_ASPECT = 200  # Qwen's own limit of width by height
-SAME_SECONDS = 0.05  # of two frames as near as that, the lines (one decimal) say one time
+SAME_SECONDS = 0.05  # two frames as near as that count as one: lines tell times to 0.1 s
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +66,8 @@ def plan_video(
 ) -> FramePlan:
     """Evenly sampled frames, the key frames merged among them by exact time.
 
-    A key frame that has its own image is always shown, at its own time; a sampled frame so near to
-    it that their lines would say the same gives way. One without is the video's frame nearest to
+    A key frame that has its own image is always shown, at its own time; a sampled frame nearer
+    to it than 0.05 s gives way. One without is the video's frame nearest to
     it, at that frame's time, shown once; for one after the end that is the last frame.
     """
     sampled = sample_indices(info, frames)

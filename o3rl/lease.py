@@ -15,7 +15,8 @@ import os
 import socket
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -80,8 +81,17 @@ class Lease:
         self.check()
         self._write("")
 
+    def fence(self) -> None:
+        """To be called before a write that must not be another's: ends this process if it is.
+
+        Nothing is tidied up then, for the folder, and all that a service of the old attempt could
+        still do to it, is the new attempt's.
+        """
+        with self._fenced():
+            self.check()
+
     def check(self) -> None:
-        """To be called before a write that must not be another's. Raises LeaseLost."""
+        """Raises LeaseLost if a newer attempt holds the folder."""
         newest = max(_numbers(self._attempts))
         if newest > self.attempt:
             raise LeaseLost(
@@ -90,13 +100,18 @@ class Lease:
 
     def _keep(self) -> None:
         while not self._over.wait(BEAT_SECONDS):
-            try:
+            with self._fenced():
                 self.beat()
-            except LeaseLost as error:
-                log.critical("%s; this process ends", error)
-                os._exit(LOST)
-            except (OSError, ValueError) as error:  # a file system that does not answer now
-                log.warning("%s could not look at its lease: %s", self._holder, error)
+
+    @contextmanager
+    def _fenced(self) -> Iterator[None]:
+        try:
+            yield
+        except LeaseLost as error:
+            log.critical("%s; this process ends", error)
+            os._exit(LOST)
+        except (OSError, ValueError) as error:  # a file system that does not answer now
+            log.warning("%s could not look at its lease: %s", self._holder, error)
 
     def _write(self, ended: str) -> None:
         holder = replace(self._holder, beat=time.time(), ended=ended)

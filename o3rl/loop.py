@@ -149,10 +149,10 @@ class Loop:
         metrics: dict[str, float] = {}
         with timed("seconds/step", metrics):
             with timed("seconds/rollout", metrics):
-                groups = await self._batch(metrics)
+                groups = self._shuffle(await self._batch(metrics))
             metrics |= self._stream.scoring.metrics()
             with timed("seconds/learn", metrics):
-                metrics |= await self._learner.update(self._shuffle(groups))
+                metrics |= await self._learner.update(groups)
             self.step += 1
             self.version = Version(self.version.incarnation, self.version.n + 1)
             refused = {failure.group: failure.reason for failure in self._learner.failures}

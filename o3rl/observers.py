@@ -81,11 +81,15 @@ class Validation:
         metrics |= {f"validation/{n}": found[n] for n in VALIDATED if found[n] is not None}
         total = metrics.get("validation/total")
         if total is not None and total > self._best_total():
-            await self._learner.export(self._best)
-            write_text(
-                self._best / "validation.json",
-                json.dumps({"step": step, "version": str(version), "total": total}),
-            )
+            try:
+                await self._keep(step, version, total)
+            except OSError as error:  # a full disk costs the best model, not the run
+                logger.error("the best model is not in %s: %s", self._best, error)
+
+    async def _keep(self, step: int, version: Version, total: float) -> None:
+        await self._learner.export(self._best)
+        found = {"step": step, "version": str(version), "total": total}
+        write_text(self._best / "validation.json", json.dumps(found))
 
     def _best_total(self) -> float:
         path = self._best / "validation.json"

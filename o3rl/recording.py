@@ -6,9 +6,10 @@ Plain JSON: prompts, tokens, log-probabilities, rewards, advantages. Frames are 
 decoded again from the media, and a learner refuses groups whose frames differ.
 """
 
+import asyncio
 import gzip
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -20,45 +21,61 @@ _GROUPS: TypeAdapter[list[ScoredGroup]] = TypeAdapter(list[ScoredGroup])
 
 
 class Recording:
-    """An observer of the loop that writes each batch into `folder`."""
+    """An observer of the loop that writes each batch into `folder`.
 
-    def __init__(self, folder: Path):
+    A run that goes on `after` a step drops what was recorded later. Raises ValueError where a run
+    that begins (`after` is None) would mix with another one's batches.
+    """
+
+    def __init__(self, folder: Path, *, after: int | None = None):
         folder.mkdir(parents=True, exist_ok=True)
+        steps = _steps(folder)
+        if steps and after is None:
+            raise ValueError(f"--record {folder} holds batches of another run; name a new folder")
+        for step in steps:
+            if after is not None and step > after:
+                _path(folder, step).unlink()
         self._folder = folder
 
     async def stepped(
         self, step: int, version: Version, groups: Sequence[ScoredGroup], metrics: dict[str, float]
     ) -> None:
-        """Write the batch of `step`, over one that an earlier attempt at it wrote."""
+        """Write the batch of `step`."""
         del version, metrics
-        write_batch(self._folder, step, groups)
+        await asyncio.to_thread(_write, _path(self._folder, step), groups)
 
 
-def write_batch(folder: Path, step: int, groups: Sequence[ScoredGroup]) -> None:
-    """Aside and renamed. A claimed time may be NaN, which JSON as Python writes it can hold."""
-    text = json.dumps(_GROUPS.dump_python(list(groups)))
-    write_bytes(_path(folder, step), gzip.compress(text.encode(), mtime=0))
+def recorded_steps(folder: Path) -> int:
+    """How many batches lie there.
 
-
-def read_batches(folder: Path) -> Iterator[tuple[int, list[ScoredGroup]]]:
-    """(step, groups), from step 1 on.
-
-    Raises FileNotFoundError where there is none or one is missing between others, ValueError for
-    a file that holds something else; both name it.
+    Raises FileNotFoundError where there is none, or one is missing before the last.
     """
-    steps = sorted(int(path.name[5:11]) for path in folder.glob("step-??????.json.gz"))
+    steps = _steps(folder)
     if not steps:
-        raise FileNotFoundError(
-            f"{folder} holds no recorded batch; `o3rl train --record` writes them"
-        )
+        raise FileNotFoundError(f"{folder} holds no batch; `o3rl train --record` writes them")
     for step in range(1, steps[-1] + 1):
-        path = _path(folder, step)
         if step not in steps:
-            raise FileNotFoundError(f"{path} is missing; a replay needs every step before the last")
-        try:
-            yield step, _GROUPS.validate_python(json.loads(gzip.decompress(path.read_bytes())))
-        except (OSError, EOFError, ValueError) as error:
-            raise ValueError(f"{path} is no recorded batch: {error}") from error
+            raise FileNotFoundError(f"{_path(folder, step)} is missing, and later ones are there")
+    return steps[-1]
+
+
+def read_batch(folder: Path, step: int) -> list[ScoredGroup]:
+    """The groups of `step`. Raises ValueError for a file that holds something else."""
+    path = _path(folder, step)
+    try:
+        return _GROUPS.validate_python(json.loads(gzip.decompress(path.read_bytes())))
+    except (OSError, EOFError, ValueError) as error:
+        raise ValueError(f"{path} is no recorded batch: {error}") from error
+
+
+def _write(path: Path, groups: Sequence[ScoredGroup]) -> None:
+    """A claimed time may be NaN, which JSON as Python writes it can hold."""
+    text = json.dumps(_GROUPS.dump_python(list(groups)))
+    write_bytes(path, gzip.compress(text.encode(), compresslevel=1, mtime=0))
+
+
+def _steps(folder: Path) -> list[int]:
+    return sorted(int(path.name[5:11]) for path in folder.glob("step-??????.json.gz"))
 
 
 def _path(folder: Path, step: int) -> Path:

@@ -88,7 +88,8 @@ def write_rows(rows: Iterable[Row], folder: Path) -> int:
         _make_afresh(older)
         _move(folder, older)
         _move(aside, folder)
-        shutil.rmtree(older)
+        older.rename(dropped := folder / ".dropped")  # half deleted it is no data set to go back to
+        shutil.rmtree(dropped)
     shutil.rmtree(aside)
     return count
 

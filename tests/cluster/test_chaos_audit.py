@@ -35,7 +35,7 @@ def found(folder, entries: list[Entry], *, steps=STEPS, tracked=STEPS, old=0.0, 
     if model:
         (folder / "model" / "model.safetensors").write_bytes(b"")
     rows = {f"row-{n}" for n in range(6)}
-    return audit(folder, rows, groups=2, staleness=1, marked=MARKED, tracked=list(tracked))
+    return audit(folder, rows, steps=3, groups=2, staleness=1, marked=MARKED, tracked=list(tracked))
 
 
 def test_a_good_run_has_nothing_wrong(tmp_path):
@@ -48,6 +48,7 @@ def test_a_good_run_has_nothing_wrong(tmp_path):
         ({"steps": (1, 2, 2, 3)}, "steps logged: [1, 2, 2, 3]"),
         ({"tracked": (1, 2, 2, 3)}, "steps in MLflow: [1, 2, 2, 3]"),
         ({"tracked": (1, 3)}, "steps in MLflow: [1, 3]"),
+        ({"steps": (1, 2)}, "steps logged: [1, 2]"),
         ({"old": 2.0}, "steps on groups older than 1: {1: 2.0, 2: 2.0, 3: 2.0}"),
         ({"model": False}, "no model was written"),
     ],

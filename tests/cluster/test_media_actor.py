@@ -13,7 +13,7 @@ import pytest
 from cluster.media import Media, start_media
 from cluster.session import ray_session
 from o3rl.config import Cluster, Frames
-from o3rl.decode import MediaError
+from o3rl.decode import MediaError, MediaLost
 from o3rl.flow import Row, Task, Truth
 from tests.o3rl.conftest import write_video
 
@@ -101,7 +101,7 @@ def test_a_frozen_media_actor_is_named(media):
     began = time.monotonic()
     os.kill(pid, signal.SIGSTOP)
     try:
-        with pytest.raises(TimeoutError, match="media: no answer to 'how long is your queue"):
+        with pytest.raises(MediaLost, match="media: no answer to 'how long is your queue"):
             replace(media, seconds=0.5, alive_seconds=1).decode(key)
     finally:
         os.kill(pid, signal.SIGCONT)

@@ -37,9 +37,9 @@ def local_ray():
 
 @contextmanager
 def full_disk(pid: int) -> Iterator[None]:
-    """No file that the process writes can grow beyond 64 kB: as near to a full disk as it gets."""
+    """No file that the process writes can grow beyond 1 kB: as near to a full disk as it gets."""
     before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (2**16, before[1]))
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (2**10, before[1]))
     try:
         yield
     finally:
@@ -66,7 +66,7 @@ def test_two_ranks_do_what_one_does(zero, settings, groups, prompts, fetch, tmp_
         await learner.start()
         try:
             found = [await learner.update(batch) for batch in batches]
-            for rank, write in ((1, learner.save), (0, learner.export)):
+            for rank, write in ((1, learner.save), (0, learner.save), (0, learner.export)):
                 pid = (await learner.pids())[rank]
                 with full_disk(pid), pytest.raises(OSError, match=rf"rank {rank}: "):
                     await write(tmp_path / "full")

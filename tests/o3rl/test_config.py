@@ -165,7 +165,7 @@ COMBINATIONS = {
     "loop.min_group=9": ("loop.min_group is 9", "sampling.group_size (8)"),
     "learning.tokens_per_pass=17151": (
         "learning.tokens_per_pass is 17151",
-        "sampling.max_prompt_tokens + sampling.max_tokens (17152)",
+        "17152 or more, what sampling.max_prompt_tokens",
     ),
     "rollouts.max_model_tokens=768": (
         "rollouts.max_model_tokens is 768",
