@@ -53,6 +53,7 @@ class Media:
         self.error = error
 
     def prepare(self, row, *, training):
+        del row, training
         raise self.error
 
 
