@@ -51,7 +51,6 @@ SETTINGS = (
     "rollouts.load_seconds=8",
     "learning.seconds=30",
     "frames.decode_seconds=5",
-    "cluster.cpus_per_rank=1",
     "cluster.service_seconds=10",
     "cluster.controller_restarts=5",
     "cluster.controller_seconds=10",

@@ -31,7 +31,7 @@ ACTORS = {  # of a run, by the beginning of their process's title
 }
 MARK = "O3RL_CHAOS"
 RANKS = "o3rl_ranks"  # Ray's name for what the first node has: the learner is there
-CPUS = (2, 1)  # of each node, as Ray is told: a rank, a scorer and a replica; a replica
+CPUS = 1  # of each node, as Ray is told; two replicas have no room on one
 STORE_BYTES = 200 * 2**20  # of a node's object store
 START_ATTEMPTS = 3  # Ray gives a node 30 s to come up, fixed, which a busy machine may miss
 SERVER_SECONDS = 120.0
@@ -70,7 +70,8 @@ class Site:
             f"cluster.address={self._cluster.address}",
             f"tracking.uri=http://127.0.0.1:{self._port}",
             f"cluster.learner_resource={RANKS}",
-            "rollouts.cpus=0.7",
+            "rollouts.cpus=0.51",
+            "cluster.cpus_per_rank=0.35",
         ]
 
     @property
@@ -133,7 +134,7 @@ class Site:
 
     def add_node(self) -> None:
         """A new second node."""
-        self._second = self._node(CPUS[1])
+        self._second = self._node()
 
     def find(self, title: str) -> list[int]:
         """The site's living processes whose title begins so."""
@@ -169,7 +170,7 @@ class Site:
         for attempt in range(1, START_ATTEMPTS + 1):
             self._cluster = Cluster()
             try:
-                self._node(CPUS[0], include_dashboard=False, resources={RANKS: 1})
+                self._node(include_dashboard=False, resources={RANKS: 1})
                 self.add_node()
                 return
             except Exception:  # Ray raises no narrower type for it
@@ -177,12 +178,12 @@ class Site:
                 if attempt == START_ATTEMPTS:
                     raise
 
-    def _node(self, cpus: int, **keywords: Any) -> Any:
+    def _node(self, **keywords: Any) -> Any:
         # A folder of its own: else both nodes would unpack what a job brings over one another.
         folder = f"runtime_{uuid.uuid4().hex[:8]}"
         with _environment(self._environment()):
             return self._cluster.add_node(
-                num_cpus=cpus,
+                num_cpus=CPUS,
                 object_store_memory=STORE_BYTES,
                 runtime_env_dir_name=folder,
                 **keywords,
