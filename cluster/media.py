@@ -172,7 +172,7 @@ def start_media(
         .options(
             num_cpus=0,
             max_restarts=-1,
-            max_task_retries=2,
+            max_task_retries=-1,  # while it starts again; callers have their own limits
             max_concurrency=CALLS,
             scheduling_strategy=beside_us(),
         )

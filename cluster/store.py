@@ -162,7 +162,12 @@ def start_store(folder: Path, *, seconds: float) -> WeightStore:
     """Start the store with its mirror at `folder`, going on from what lies there."""
     actor = (
         ray.remote(StoreActor)
-        .options(num_cpus=0, max_restarts=-1, max_task_retries=2, scheduling_strategy=beside_us())
+        .options(
+            num_cpus=0,
+            max_restarts=-1,
+            max_task_retries=-1,  # while it starts again; callers have their own limits
+            scheduling_strategy=beside_us(),
+        )
         .remote(str(folder.absolute()))
     )
     return WeightStore(actor, seconds)

