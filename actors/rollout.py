@@ -9,13 +9,15 @@
 
 Laws: prompts go only to replicas that hold the pool's current weights, checked as they loaded them;
 the prompt of a replica that died comes back as a Failure, never as zero; a replica that is slow to
-load holds up no other, and takes the newest version when its own is passed by. How replicas start,
-join and leave is `actors.fleet`'s.
+load holds up no other, and takes the newest version when its own is passed by; a prompt that was
+with `SUSPICIOUS` replicas when they died is sampled alone from then on, so that one that kills its
+replica costs no other prompt its attempts. How replicas start, join and leave is `actors.fleet`'s.
 """
 
 import asyncio
 import logging
 import time
+from collections import Counter
 from typing import Any
 
 import ray
@@ -31,6 +33,7 @@ from o3rl.weights import WeightSource
 log = logging.getLogger(__name__)
 
 PING_SECONDS = 10.0
+SUSPICIOUS = 2  # deaths
 
 
 class RolloutPool:
@@ -55,6 +58,7 @@ class RolloutPool:
         self._current: Version | None = None
         self._adopted: Version | None = None  # what the replicas' own checkpoint is called
         self._late = 0  # groups past their time limit
+        self._deaths: Counter[int] = Counter()  # of replicas, by the groups that they were sampling
 
     @property
     def states(self) -> tuple[State, ...]:
@@ -136,12 +140,14 @@ class RolloutPool:
         replica's own traceback; TimeoutError where no replica is left. Cancelled, it ends the
         sampling.
         """
-        slot = await self._healthy()
+        alone = self._deaths[prompt.group] >= SUSPICIOUS
+        slot = await self._healthy(idle=alone)
         if slot is None and not self._fleet.members:
             raise TimeoutError(f"no rollout replica is left: {self._fleet.why}")
         if slot is None:
             return Failure(prompt.group, -1, f"no healthy rollout replica: {self._fleet.why}")
         slot.running += 1
+        slot.taken = alone
         name = str(slot)  # with its place, which it may have lost when it is told of
         call = slot.actor.sample.remote(prompt, temperature, n)
         try:
@@ -156,14 +162,18 @@ class RolloutPool:
             await self._fleet.see_to(self._suspect(slot, reason))
             return Failure(prompt.group, -1, reason)
         except RayActorError as error:
+            self._deaths[prompt.group] += not (error.preempted or slot.state is State.LEAVING)
             return Failure(prompt.group, -1, self._lost(slot, error, f"{name} died"))
         except RayTaskError as error:
             if not isinstance(error.cause, EngineBroken):
                 raise
+            self._deaths[prompt.group] += 1
             return Failure(prompt.group, -1, self._fleet.died(slot, f"{name}: {first_line(error)}"))
         finally:
             slot.running -= 1
+            slot.taken = False
             await self._fleet.announce()
+        del self._deaths[prompt.group]
         slot.deaths = 0
         if slot.first_group is None:
             slot.first_group = time.monotonic() - slot.asked
@@ -220,12 +230,15 @@ class RolloutPool:
         slot.version = version
         return report
 
-    async def _healthy(self) -> Slot | None:
-        """The healthy replica with the fewest prompts; waits for one while any may come."""
-        slots = self._fleet.slots
+    async def _healthy(self, *, idle: bool = False) -> Slot | None:
+        """The healthy replica with the fewest prompts (`idle`: none); waits while any may come."""
+
+        def free() -> list[Slot]:
+            healthy = [slot for slot in self._fleet.slots if slot.state is State.HEALTHY]
+            return [slot for slot in healthy if not (slot.taken or (idle and slot.running))]
 
         def ready() -> bool:
-            return any(s.state is State.HEALTHY for s in slots) or not self._fleet.members
+            return bool(free()) or not self._fleet.members
 
         if self._current is None:
             raise ValueError("no weights were loaded or adopted; nothing can be sampled yet")
@@ -234,8 +247,7 @@ class RolloutPool:
                 await self._fleet.changed.wait_for(ready)
         except TimeoutError:
             return None
-        healthy = [slot for slot in slots if slot.state is State.HEALTHY]
-        return min(healthy, key=lambda slot: slot.running, default=None)
+        return min(free(), key=lambda slot: slot.running, default=None)
 
     async def _suspect(self, slot: Slot, reason: str) -> None:
         """A late replica gets no prompts until it answers; one that does not is restarted."""

@@ -44,6 +44,7 @@ class Slot:
     state: State = State.STARTING
     version: Version | None = None
     running: int = 0  # prompts
+    taken: bool = False  # by one prompt that is to be alone
     deaths: int = 0  # since it last returned a group
     why: str = ""  # it is not healthy
     asked: float = field(default_factory=time.monotonic)

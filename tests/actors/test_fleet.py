@@ -12,6 +12,7 @@ import ray
 import ray.util
 from ray.cluster_utils import Cluster
 
+from actors.marks import DIES
 from actors.rollout import RolloutPool, State
 from o3rl.flow import Failure, Group, Version
 from tests.actors.conftest import (
@@ -171,6 +172,24 @@ def test_a_killed_one_hands_its_prompts_back_and_takes_the_version_of_the_day(po
     assert versions(run(kill())) == {Version(0, 2)}
     assert {place["version"] for place in pool.describe()} == {"0.2"}
     assert pool.counts["deaths"] == 1
+
+
+def test_a_prompt_that_kills_its_replica_costs_no_other_its_attempts(pool, run):
+    async def tried(asked) -> Group | Failure:
+        for attempt in range(3):
+            found = await pool.sample(replace(asked, attempt=attempt))
+            if isinstance(found, Group):
+                break
+        return found
+
+    async def together():
+        poison = prompt(50, question=f"Where? {DIES}")
+        return await asyncio.gather(tried(poison), *(tried(prompt(n)) for n in range(51, 56)))
+
+    poisoned, *others = run(together())
+    assert isinstance(poisoned, Failure)
+    assert "died" in poisoned.reason
+    assert len(versions(others)) == 1
 
 
 def test_a_frozen_one_is_named_replaced_and_its_late_answer_is_not_taken(pool, run):

@@ -51,6 +51,7 @@ def pool(run, policies, source):
     here = Path(__file__)
     path = os.pathsep.join([str(here.parents[2]), str(here.parent)])  # where `fetch` is found
     ray.init(
+        address="local",
         num_cpus=2,
         include_dashboard=False,
         log_to_driver=False,

@@ -42,7 +42,7 @@ def test_the_mirror_gives_back_what_was_written_whole(tmp_path):
 def cluster():
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield ray
     ray.shutdown()
 

@@ -30,7 +30,7 @@ CLUSTER = Cluster(cpus_per_rank=1, gpus_per_rank=0, start_seconds=240)
 @pytest.fixture(scope="module", autouse=True)
 def local_ray():
     ray.cloudpickle.register_pickle_by_value(folder_sink)  # ranks cannot import from tests
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 

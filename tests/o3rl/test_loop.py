@@ -324,10 +324,10 @@ def test_no_steps_hand_over_the_weights_and_train_nothing():
     assert world.learner.batches == []
 
 
-def test_the_shuffle_reaches_the_learner_only():
+def test_observers_are_told_what_was_trained():
     world = World(shuffle=lambda groups: groups[::-1]).run(1)
     assert [p.group for p in world.learner.batches[0]] == [3, 2, 1, 0]
-    assert world.observer.steps[0][2] == [0, 1, 2, 3]
+    assert world.observer.steps[0][2] == [3, 2, 1, 0]
 
 
 def test_skipped_media_are_counted():

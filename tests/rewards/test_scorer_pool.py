@@ -29,6 +29,7 @@ def _cluster():
     """A Ray of two processors whose workers find the custom rewards beside this file."""
     paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     ray.init(
+        address="local",
         num_cpus=2,
         include_dashboard=False,
         runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}},
