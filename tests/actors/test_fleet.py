@@ -184,7 +184,10 @@ def test_a_prompt_that_kills_its_replica_costs_no_other_its_attempts(pool, run):
 
     async def together():
         poison = prompt(50, question=f"Where? {DIES}")
-        return await asyncio.gather(tried(poison), *(tried(prompt(n)) for n in range(51, 56)))
+        found = await asyncio.gather(tried(poison), *(tried(prompt(n)) for n in range(51, 56)))
+        while pool.states != (State.HEALTHY,) * 2:
+            await asyncio.sleep(0.1)
+        return found
 
     poisoned, *others = run(together())
     assert isinstance(poisoned, Failure)
