@@ -155,7 +155,7 @@ def _track(config: Run, report: dict[str, Any]) -> None:
         for name in ("report.json", "curves.png", "index.html"):
             tracker.artifact(folder / name, "")
         for page in sorted((folder / "evaluation").glob("*.html")):
-            tracker.artifact(page, "pages")
+            tracker.artifact(page, "evaluation")  # where index.html looks for it
 
 
 def _report(

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from cluster.configs import load_named, model_path, of_model
 from o3rl.boxes import BoxConvention, convention_of
-from o3rl.config import Run
+from o3rl.config import Run, require
 from o3rl.evaluation import Answered
 from o3rl.files import write_text
 from o3rl.flow import Row, Version
@@ -33,6 +33,7 @@ def run(options: argparse.Namespace) -> int:
     """Check the configuration, then evaluate."""
     config = load_named(options.config, options.overrides)
     models = named_models(options.model or [config.model.path])
+    require(options.limit >= 0, "--limit", options.limit, "0 (all rows) or more")
     from cluster.session import ray_session
     from o3rl.store import read_rows
 
@@ -56,6 +57,8 @@ def named_models(given: Sequence[str]) -> dict[str, str]:
         name, path = (name, path) if separator else (Path(each).name, each)
         if name in models or not path:
             raise ValueError(f"--model {each}: each model needs a path and a name of its own")
+        if path.startswith(("/", ".", "~")) and not Path(path).is_dir():
+            raise FileNotFoundError(f"--model {each}: there is no folder {path}")
         models[name] = model_path(path)
     return models
 

@@ -16,7 +16,8 @@ from o3rl.store import each_row
 KEYS = ("vid", "video_id", "videoID", "video", "video_path", "video_name", "path", "youtube_id",
         "image_path")  # fmt: skip
 EXAMPLES = 5
-_CUT = re.compile(r"([\w-]{11})(?:[_-]\d+(?:\.\d+)?){1,2}")
+# YouTube ids are of eleven characters, of which one is a capital or a digit in all but 1 of 10,000.
+_CUT = re.compile(r"(?=[\w-]{0,10}[A-Z\d])([\w-]{11})(?:[_-]\d+(?:\.\d+)?){1,2}")
 _ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")
 
 

@@ -15,6 +15,7 @@ from o3rl.overlap import names_of, overlap, read_benchmark
         ("v_dQw4w9WgXcQ-7.mkv", {"v_dQw4w9WgXcQ-7", "dQw4w9WgXcQ-7", "dQw4w9WgXcQ"}),
         ("video_3.mp4", {"video_3"}),  # no id before its number
         ("cut.10.5", {"cut.10.5"}),  # no ending
+        ("train-video-00004.mp4", {"train-video-00004"}),  # eleven characters, and no YouTube id
     ],
 )
 def test_names(path, names):
