@@ -131,7 +131,7 @@ class StandIn:
         tokens = self._tokenizer.apply_chat_template(
             chat, add_generation_prompt=True, tokenize=True, return_dict=False
         )
-        a_frame = (frames.shape[1] // self._factor) * (frames.shape[2] // self._factor)
+        a_frame = prompt.plan.tokens(self._factor) // len(frames)
         return tuple(
             t for token in tokens for t in [token] * (a_frame if token == self._image else 1)
         )

@@ -3,7 +3,7 @@
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
@@ -20,3 +20,11 @@ def answer_of(reference: Any, seconds: float, *, who: str, what: str) -> Any:
         raise TimeoutError(f"{who}: no answer to {what!r} within {seconds:.0f} s") from error
     except RayActorError as error:
         raise TimeoutError(f"{who}: it died and did not come back ({what})") from error
+
+
+def in_a_line(error: BaseException) -> str:
+    """What it says itself: without the traceback of the process that raised it, and without the
+    guesses that Ray adds to what it knows.
+    """
+    own = error.cause if isinstance(error, RayTaskError) else error
+    return " ".join(str(own).split()).partition(" Some common causes")[0]

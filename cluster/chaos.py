@@ -206,7 +206,7 @@ class _Run:
                 self._site.start_server()
         elif victim == "disk":
             before = self._unsaved
-            with _full_disk(self._find("learner")):
+            with full_disk(self._find("learner")):
                 yield
             if self._unsaved == before:
                 raise ChaosError(f"{self._folder}: no checkpoint failed on a full disk")
@@ -278,10 +278,12 @@ def _signalled(strike: str, send: Callable[[int], None]) -> Iterator[None]:
 
 
 @contextmanager
-def _full_disk(pid: int) -> Iterator[None]:
-    """No file that the process writes can grow: as near to ENOSPC as one gets without a disk."""
+def full_disk(pid: int, *, size: int = FULL_DISK_BYTES) -> Iterator[None]:
+    """No file that the process writes can grow beyond `size` bytes: as near to ENOSPC as one gets
+    without a disk.
+    """
     before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (FULL_DISK_BYTES, before[1]))
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, before[1]))
     try:
         yield
     finally:

@@ -12,7 +12,6 @@ import asyncio
 import logging
 import os
 from collections import deque
-from collections.abc import Awaitable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.calls import in_a_line
 from cluster.control import Control, Phase, RunLost, Status
 from cluster.train import Trained, train
 from o3rl.checkpoints import sound_of
@@ -166,12 +166,6 @@ def lost(error: Exception, *, trained: bool) -> str:
     return ""
 
 
-def in_a_line(error: Exception) -> str:
-    """What it says itself; Ray's carry the traceback of the process that raised it."""
-    own = error.cause if isinstance(error, RayTaskError) else error
-    return " ".join(str(own).split())
-
-
 class Log(logging.Handler):
     """Keeps the latest records for the supervisor, who shows them to the user."""
 
@@ -214,8 +208,3 @@ def start_controller(run: Run, *, level: int) -> Any:
             f"run {run.name!r} is running on this cluster already; stop it, or give this one "
             "another name=…"
         ) from error
-
-
-def of(reference: Any) -> Awaitable[Any]:
-    """A Ray reference as a future of this event loop."""
-    return asyncio.wrap_future(reference.future())

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.configs import load_named, model_path, of_model
+from cluster.hub_models import require_model
 from o3rl.boxes import BoxConvention, convention_of
 from o3rl.config import Run, require
 from o3rl.evaluation import Answered
@@ -50,16 +51,15 @@ def run(options: argparse.Namespace) -> int:
 
 
 def named_models(given: Sequence[str]) -> dict[str, str]:
-    """`NAME=PATH` or `PATH`, which names itself; ValueError for a name that is given twice."""
+    """`NAME=PATH` or `PATH`, which names itself; ValueError for a name given twice, or no model."""
     models: dict[str, str] = {}
     for each in given:
         name, separator, path = each.partition("=")
         name, path = (name, path) if separator else (Path(each).name, each)
         if name in models or not path:
             raise ValueError(f"--model {each}: each model needs a path and a name of its own")
-        if path.startswith(("/", ".", "~")) and not Path(path).is_dir():
-            raise FileNotFoundError(f"--model {each}: there is no folder {path}")
         models[name] = model_path(path)
+        require_model(models[name])
     return models
 
 

@@ -98,9 +98,14 @@ def config_of(path: str) -> Mapping[str, Any]:
             return json.loads((folder / "config.json").read_text())
         except (OSError, ValueError) as error:
             raise ValueError(f"{folder / 'config.json'} cannot be read: {error}") from error
-    if path.count("/") != 1 or path.startswith(("/", ".", "~")):
-        raise ValueError(f"there is no folder {path}")
+    require_model(path)
     return _from_hub(path)
+
+
+def require_model(path: str) -> None:
+    """ValueError unless `path` is a folder, or can be a name on the hub."""
+    if not Path(path).is_dir() and (path.count("/") != 1 or path.startswith(("/", ".", "~"))):
+        raise ValueError(f"there is no folder {path}")
 
 
 def _from_hub(name: str) -> Mapping[str, Any]:

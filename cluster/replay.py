@@ -15,14 +15,12 @@ from cluster.frames import AsyncMedia
 from cluster.progress import bar
 from cluster.services import services
 from cluster.tracked import tracked
-from cluster.train import Trained
+from cluster.train import Trained, scheduled
 from learners.schedule import Optimisation
 from o3rl.config import Run
 from o3rl.flow import ScoredGroup, Version
-from o3rl.order import order_of, steps_of
 from o3rl.recording import read_batch, recorded_steps
 from o3rl.stepmetrics import batch_metrics, timed
-from o3rl.store import read_rows
 
 
 async def replay(config: Run, recorded: Path) -> Trained:
@@ -33,10 +31,7 @@ async def replay(config: Run, recorded: Path) -> Trained:
     began = perf_counter()
     folder = Path(config.folder) / "replay"
     batches = recorded_steps(recorded)
-    rows = read_rows(config.data.train, limit=config.data.max_rows)
-    order = order_of(rows, config.seed, task_weights=config.data.task_weights)
-    loop = config.loop
-    steps = steps_of(order, epochs=loop.epochs, size=loop.groups, steps=loop.steps)
+    _, _, steps = scheduled(config)
     optimisation = Optimisation.of_learning(config.learning, batches=steps)
     samples = tokens = 0
     with (

@@ -119,7 +119,7 @@ async def _trained(eye: "_Eye", config: Run, start: "Start") -> Trained:
     """What one controller gives; it is ended in any case."""
     import ray
 
-    from cluster.controller import of
+    from actors.fleet import of
     from o3rl.source import source_digest
 
     call = eye.controller.run.remote(start, source=source_digest())
@@ -165,7 +165,8 @@ class _Eye:
         """Its status. Raises RunLost if it is dead or says nothing within `seconds`."""
         from ray.exceptions import RayActorError
 
-        from cluster.controller import of
+        from actors.fleet import of
+        from cluster.calls import in_a_line
 
         try:
             call = of(self.controller.look.remote(self._place))
@@ -173,7 +174,7 @@ class _Eye:
         except TimeoutError as error:
             raise RunLost(f"the controller has not answered for {seconds:.0f} s") from error
         except RayActorError as error:
-            raise RunLost(f"the controller died: {_why(error)}") from error
+            raise RunLost(f"the controller died: {in_a_line(error)}") from error
         self._place = found.next
         for line in found.lines:
             logging.getLogger(line.logger).log(line.level, line.text)
@@ -184,10 +185,12 @@ async def _result(ending: asyncio.Future[Trained]) -> Trained:
     """What the run gave. Raises RunLost where another start may help, and what it raised."""
     from ray.exceptions import RayActorError, RayTaskError
 
+    from cluster.calls import in_a_line
+
     try:
         return await ending
     except RayActorError as error:
-        raise RunLost(f"the controller died: {_why(error)}") from error
+        raise RunLost(f"the controller died: {in_a_line(error)}") from error
     except RayTaskError as error:
         cause: BaseException = error
         while isinstance(cause, RayTaskError):
@@ -201,12 +204,13 @@ async def _interrupt(controller: Any) -> None:
     """Have all services end in order."""
     from ray.exceptions import RayError
 
-    from cluster.controller import of
+    from actors.fleet import of
+    from cluster.calls import in_a_line
 
     try:
         await asyncio.wait_for(of(controller.interrupt.remote()), INTERRUPT_SECONDS)
     except (TimeoutError, RayError) as error:
-        log.warning("the controller did not end in order: %s", _why(error))
+        log.warning("the controller did not end in order: %s", in_a_line(error))
 
 
 def _show(show: Show, status: "Status") -> None:
@@ -215,8 +219,3 @@ def _show(show: Show, status: "Status") -> None:
         if key in status.metrics:
             words.append(f"{name} {status.metrics[key]:.2f}")
     show(status.step, ", ".join(words))
-
-
-def _why(error: BaseException) -> str:
-    """In one line, without the guesses that Ray adds to what it knows."""
-    return " ".join(str(error).split()).partition(" Some common causes")[0]

@@ -62,7 +62,6 @@ async def train(
     """
     from cluster.services import services
     from cluster.tracked import tracked
-    from o3rl.order import order_of, steps_of
     from o3rl.recording import Recording
     from o3rl.store import read_rows
     from rewards.custom import load_custom
@@ -70,10 +69,7 @@ async def train(
     began = perf_counter()
     load_custom(config.rewards.custom)
     folder = Path(config.folder) / "rl"
-    rows = read_rows(config.data.train, limit=config.data.max_rows)
-    order = order_of(rows, config.seed, task_weights=config.data.task_weights)
-    settings = config.loop
-    steps = steps_of(order, epochs=settings.epochs, size=settings.groups, steps=settings.steps)
+    rows, order, steps = scheduled(config)
     control.steps = steps
     validated = read_rows(config.data.validation) if _validates(config) else []
     state = state_of(folder, checkpoint)
@@ -123,6 +119,18 @@ async def train(
             tracker.artifact(model, "model")
     seconds = perf_counter() - began
     return Trained(model, loop.step, tally.samples, tally.tokens, seconds, stopped)
+
+
+def scheduled(config: Run) -> tuple[list[Row], "RowOrder", int]:
+    """(rows, their order, how many steps they are trained in). Raises ValueError without rows."""
+    from o3rl.order import order_of, steps_of
+    from o3rl.store import read_rows
+
+    rows = read_rows(config.data.train, limit=config.data.max_rows)
+    order = order_of(rows, config.seed, task_weights=config.data.task_weights)
+    loop = config.loop
+    steps = steps_of(order, epochs=loop.epochs, size=loop.groups, steps=loop.steps)
+    return rows, order, steps
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ import asyncio
 import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 
-from cluster.controller import in_a_line, lost
+from cluster.calls import in_a_line
+from cluster.controller import lost
 from cluster.frames import AsyncMedia
 from learners.group import LearnerLost
 from o3rl.decode import MediaError, MediaLost

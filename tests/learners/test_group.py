@@ -3,11 +3,8 @@
 import asyncio
 import os
 import pickle
-import resource
 import signal
-from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import replace
 
 import folder_sink
@@ -17,6 +14,7 @@ import torch
 from ray.exceptions import RayActorError
 from safetensors.torch import load, load_file
 
+from cluster.chaos import full_disk
 from learners.group import LearnerGroup, LearnerLost, _all
 from learners.worker import RankWorker
 from o3rl.config import Cluster
@@ -33,17 +31,6 @@ def local_ray():
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
-
-
-@contextmanager
-def full_disk(pid: int) -> Iterator[None]:
-    """No file that the process writes can grow beyond 1 kB: as near to a full disk as it gets."""
-    before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (2**10, before[1]))
-    try:
-        yield
-    finally:
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("zero", [2, 3])
@@ -68,7 +55,7 @@ def test_two_ranks_do_what_one_does(zero, settings, groups, prompts, fetch, tmp_
             found = [await learner.update(batch) for batch in batches]
             for rank, write in ((1, learner.save), (0, learner.save), (0, learner.export)):
                 pid = (await learner.pids())[rank]
-                with full_disk(pid), pytest.raises(OSError, match=rf"rank {rank}: "):
+                with full_disk(pid, size=2**10), pytest.raises(OSError, match=rf"rank {rank}: "):
                     await write(tmp_path / "full")
             await learner.save(tmp_path / "state")
             found.append(await learner.sft_step(prompts))
