@@ -150,7 +150,7 @@ class Loop:
         with timed("seconds/step", metrics):
             with timed("seconds/rollout", metrics):
                 groups = self._shuffle(await self._batch(metrics))
-            metrics |= self._stream.scoring.metrics()
+            metrics |= self._stream.scoring.metrics(metrics["seconds/rollout"])
             with timed("seconds/learn", metrics):
                 metrics |= await self._learner.update(groups)
             self.step += 1

@@ -20,8 +20,9 @@ class ScoringTime:
     """What scoring takes of a batch, as metrics in seconds.
 
     `scoring/seconds`: of the scorer processes, by `spent`, their seconds at work so far.
-    `scoring/tail_seconds`: from the last group sampled until all are scored; as groups are scored
-    while others are still being sampled, that is all by which scoring lengthens a step.
+    `scoring/tail_seconds`: of the learner's wait for the batch, what came after the last group was
+    sampled; as groups are scored while others are still being sampled, and while the learner is at
+    work on the batch before, that is all by which scoring lengthens a step.
     """
 
     def __init__(self, spent: Callable[[], float], *, clock: Callable[[], float] = perf_counter):
@@ -33,11 +34,11 @@ class ScoringTime:
         """A group has come and goes to the scorers."""
         self._last_sampled = self._clock()
 
-    def metrics(self) -> dict[str, float]:
-        """Of the batch that ends now; the next one begins."""
+    def metrics(self, waited: float) -> dict[str, float]:
+        """Of the batch that ends now, for which the learner `waited`; the next one begins."""
         spent = self._spent()
         worked, self._before = spent - self._before, spent
-        tail = self._clock() - self._last_sampled
+        tail = min(waited, self._clock() - self._last_sampled)
         return {"scoring/seconds": worked, "scoring/tail_seconds": tail}
 
 

@@ -34,8 +34,8 @@ class StepShare:
     """Scoring among the steps of a run, as shares of `step_seconds`, the mean step.
 
     `computed`: completions a step by the measured cost of one. `worked`: time of the scorer
-    processes, calls included. `waited`: from the last group sampled to the last one scored, which
-    is all that scoring adds to a step. Both are None if the run did not log them.
+    processes, calls included. `waited`: of the learner's wait, what came after the last group was
+    sampled, which is all that scoring adds to a step. Both are None if the run did not log them.
     """
 
     steps: int

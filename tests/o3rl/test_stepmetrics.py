@@ -64,13 +64,13 @@ def test_without_claims_there_is_no_mean_of_them(batch):
 
 def test_scoring_time_is_of_one_batch():
     """Scorers have worked 5 s before; in this batch 2 s; its last group came at 30 and the batch
-    ended at 31."""
+    ended at 31. The next one was ready before the learner was: nobody waited for a score."""
     spent, now = iter((5.0, 7.0, 7.5)), iter((10.0, 20.0, 30.0, 31.0, 40.0))
     scoring = ScoringTime(lambda: next(spent), clock=lambda: next(now))
     scoring.sampled()
     scoring.sampled()
-    assert scoring.metrics() == {"scoring/seconds": 2.0, "scoring/tail_seconds": 1.0}
-    assert scoring.metrics()["scoring/seconds"] == 0.5
+    assert scoring.metrics(21.0) == {"scoring/seconds": 2.0, "scoring/tail_seconds": 1.0}
+    assert scoring.metrics(0.0) == {"scoring/seconds": 0.5, "scoring/tail_seconds": 0.0}
 
 
 def test_timed_adds_its_seconds():
