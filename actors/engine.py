@@ -15,6 +15,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ from vllm.v1.engine.utils import CoreEngineProcManager
 from actors.outcome import EngineBroken, Loaded
 from actors.requests import only, parameters, request, rollout, seed_of, update_info
 from actors.settings import engine_config, engine_environment
-from actors.staging import staged
+from actors.staging import Stage
 from actors.watch import Processes
 from o3rl.config import Model, Rollouts, Sampling, Spanning
 from o3rl.flow import Failure, Group, Prompt, Rollout, Version
@@ -80,6 +81,8 @@ class Engine:
         self._rendering = asyncio.Lock()
         self._numbers = itertools.count()
         self._broken = ""
+        self._asleep = False
+        self._stage = Stage(seconds=rollouts.load_seconds)
 
     @property
     def running(self) -> int:
@@ -151,22 +154,40 @@ class Engine:
             began = time.monotonic()
             manifest = await asyncio.to_thread(source.manifest, version)
             await self._check_names(manifest)
-            files = staged(source, manifest)
-            paths = await asyncio.to_thread(files.__enter__)
-            try:
+            with ExitStack() as stack:
+                files = self._stage.files(source, manifest)
+                staged = await asyncio.to_thread(stack.enter_context, files)
                 fetched = time.monotonic()
-                report = await self._replace(manifest, paths)
-            finally:
-                files.__exit__(None, None, None)
+                report = await self._replace(manifest, staged.paths)
             return Loaded(
                 version=manifest.version,
                 digest=manifest.digest,
                 tensors=report["tensors"],
                 parameters=report["parameters"],
                 size=report["bytes"],
+                fetched=staged.fetched,
                 seconds_fetch=fetched - began,
                 seconds_stalled=time.monotonic() - fetched,
             )
+
+    async def sleep(self) -> None:
+        """Give the GPU's memory to others until the next `load`: weights wait in the machine's.
+
+        Raises ValueError while something is being sampled, EngineBroken if vLLM does not sleep.
+        """
+        async with self._update:
+            self._refuse_broken()
+            if self.running:
+                raise ValueError(f"{self.running} samples are being drawn; the engine cannot sleep")
+            self._serving.clear()
+            try:
+                async with asyncio.timeout(self.rollouts.load_seconds):
+                    await self._llm.sleep(level=1)
+            except (Exception, asyncio.CancelledError) as error:
+                self._broken = f"it did not go to sleep: {error or repr(error)}"
+                self._serving.set()
+                raise EngineBroken(self._broken) from error
+            self._asleep = True
 
     async def checksums(self) -> list[dict[str, str]]:
         """vLLM's digests of its own (fused, repacked) parameters, one table per worker."""
@@ -180,6 +201,7 @@ class Engine:
             self._llm.output_handler.cancel()  # else it reports the end that we make as an error
         await asyncio.to_thread(self._llm.shutdown, CLOSE_SECONDS)
         await asyncio.to_thread(self._processes.kill, KILL_SECONDS)  # it may leave workers
+        self._stage.close()
 
     async def _replace(self, manifest: Manifest, paths: Sequence[Path]) -> dict[str, int]:
         """Pause, update bucket by bucket, resume; running requests fare as `rollouts.spanning`."""
@@ -189,11 +211,16 @@ class Engine:
             async with asyncio.timeout(limit):
                 mode = "abort" if spanning is Spanning.abort else "keep"
                 await llm.pause_generation(mode=mode, clear_cache=False)
+                if self._asleep:
+                    await llm.wake_up(["weights"])
                 await llm.start_weight_update()
                 for bucket, path in zip(manifest.buckets, paths, strict=True):
                     await llm.update_weights(WeightTransferUpdateRequest(update_info(bucket, path)))
                 await llm.finish_weight_update(str(manifest.version))
                 [report, *_] = await llm.collective_rpc("o3rl_transfer_report")
+                if self._asleep:  # not before: the update takes room of its own
+                    await llm.wake_up(["kv_cache"])
+                    self._asleep = False
                 if not self.model.freeze_vision:
                     await llm.reset_encoder_cache()  # it holds images seen by the old tower
                 if spanning is Spanning.recompute:

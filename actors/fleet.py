@@ -30,7 +30,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.replica import Replica
 from actors.slot import Fetch, Slot, State
-from o3rl.config import RESOURCE_SHARE, Model, Rollouts, Sampling
+from o3rl.config import RESOURCE_SHARE, Model, Placement, Rollouts, Sampling
 from o3rl.source import source_digest
 
 log = logging.getLogger(__name__)
@@ -111,6 +111,11 @@ class Fleet:
         """
         if replicas < 1:
             raise ValueError(f"{replicas} replicas are wanted; it must be 1 or more")
+        if replicas > 1 and self._rollouts.placement is Placement.colocated:
+            raise ValueError(
+                f"{replicas} replicas are wanted; rollouts.placement is colocated, and one engine "
+                "shares the learner's GPU"
+            )
         async with self._scaling:
             members = self.members
             for slot in [slot for slot in self.slots if slot.state is State.DEAD]:

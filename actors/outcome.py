@@ -18,5 +18,6 @@ class Loaded:
     tensors: int
     parameters: int  # of the engine, all of them assigned
     size: int
+    fetched: int  # of it, over the network: less where only changes came, or a neighbour has it
     seconds_fetch: float  # the replica served meanwhile
     seconds_stalled: float  # it did not

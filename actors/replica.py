@@ -61,6 +61,10 @@ class Replica:
         """See `Engine.load`."""
         return await self._engine.load(source, version)
 
+    async def sleep(self) -> None:
+        """See `Engine.sleep`."""
+        await self._engine.sleep()
+
     async def adopt(self, version: Version) -> None:
         """See `Engine.adopt`."""
         await self._engine.adopt(version)

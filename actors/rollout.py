@@ -5,7 +5,8 @@
 | `sample`       | a healthy replica             | `start_seconds`         | Failure               |
 | `sample`       | its replica                   | `seconds`               | Failure, SUSPECT      |
 | a late replica | its own answer to a ping      | 10 s                    | it restarts           |
-| `load`         | each replica                  | `load_seconds`          | that replica restarts |
+| `load`, `sleep`| each replica                  | `load_seconds`          | that replica restarts |
+| `sleep`        | a replica that starts         | `start_seconds`         | TimeoutError          |
 
 Laws: prompts go only to replicas that hold the pool's current weights, checked as they loaded them;
 the prompt of a replica that died comes back as a Failure, never as zero; a replica that is slow to
@@ -128,6 +129,21 @@ class RolloutPool:
             raise TimeoutError(f"no replica took version {version}: {self._fleet.why}")
         return tuple(report for report in reports if report is not None)
 
+    async def sleep(self) -> None:
+        """Every replica gives its GPU's memory up until the next `load`; one that starts, first.
+
+        Raises TimeoutError naming those that did not, ValueError from one that is sampling.
+        """
+
+        def settled() -> bool:
+            return all(slot.state is not State.STARTING for slot in self._fleet.members)
+
+        async with asyncio.timeout(self._rollouts.start_seconds), self._fleet.changed:
+            await self._fleet.changed.wait_for(settled)
+        asleep = await asyncio.gather(*(self._sleep(slot) for slot in self._fleet.live))
+        if not all(asleep):
+            raise TimeoutError(f"not every replica went to sleep: {self._fleet.why}")
+
     async def sample(self, prompt: Prompt) -> Group | Failure:
         """A group for training."""
         n, temperature = self._sampling.group_size, self._sampling.temperature
@@ -209,26 +225,37 @@ class RolloutPool:
 
     async def _bring(self, slot: Slot, version: Version) -> Loaded | None:
         """Have a replica load or adopt; one that does not come through it is dead."""
+        if version == self._adopted:
+            call = slot.actor.adopt.remote(version)
+        else:
+            call = slot.actor.load.remote(self._source, version)
+        through, report = await self._answered(slot, call, f"load version {version}")
+        if through:
+            slot.version = version
+        return report
+
+    async def _sleep(self, slot: Slot) -> bool:
+        async with slot.loading:
+            if slot.state not in (State.STALE, State.HEALTHY):
+                return False
+            slot.state, slot.version = State.STALE, None  # it serves again after the next load
+            through, _ = await self._answered(slot, slot.actor.sleep.remote(), "go to sleep")
+        return through
+
+    async def _answered(self, slot: Slot, call: Any, what: str) -> tuple[bool, Any]:
+        """Whether a replica came through a call, and its answer; one that did not is dead."""
         limit = self._rollouts.load_seconds + LOAD_MARGIN_SECONDS
         try:
-            if version == self._adopted:
-                report = await asyncio.wait_for(of(slot.actor.adopt.remote(version)), limit)
-            else:
-                call = slot.actor.load.remote(self._source, version)
-                report = await asyncio.wait_for(of(call), limit)
+            return True, await asyncio.wait_for(of(call), limit)
         except TimeoutError:
-            self._fleet.died(slot, f"{slot}: version {version} was not loaded within {limit:.0f} s")
-            return None
+            self._fleet.died(slot, f"{slot} did not {what} within {limit:.0f} s")
         except RayActorError as error:
-            self._lost(slot, error, f"{slot} died while loading {version}")
-            return None
+            self._lost(slot, error, f"{slot} died when it was to {what}")
         except RayTaskError as error:
             if not isinstance(error.cause, EngineBroken):
                 raise
             self._fleet.died(slot, f"{slot}: {first_line(error)}")
-            return None
-        slot.version = version
-        return report
+        return False, None
 
     async def _healthy(self, *, idle: bool = False) -> Slot | None:
         """The healthy replica with the fewest prompts (`idle`: none); waits while any may come."""

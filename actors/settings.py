@@ -15,7 +15,7 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.usage.usage_lib import UsageContext
 
 from actors.watch import OWNER
-from o3rl.config import Model, Rollouts
+from o3rl.config import Model, Placement, Rollouts
 
 BACKEND = "o3rl_files"
 EXTENSION = "actors.transfer.WorkerExtension"
@@ -48,6 +48,7 @@ def engine_arguments(model: Model, *, rollouts: Rollouts) -> AsyncEngineArgs:
         tensor_parallel_size=rollouts.tensor_parallel,
         distributed_executor_backend="mp" if on_cpu or rollouts.tensor_parallel > 1 else "uni",
         gpu_memory_utilization=rollouts.memory_share,
+        enable_sleep_mode=rollouts.placement is Placement.colocated,
         enable_prefix_caching=True,
         limit_mm_per_prompt={"video": 0},
         mm_processor_cache_gb=PROCESSOR_CACHE_GIB,

@@ -2,79 +2,220 @@
 
 The workers are children of the rollout actor and cannot read Ray's object store: the actor fetches
 and checks, while the old weights go on serving, and names the files in the update. Files lie in
-/dev/shm where there is room, else in the temporary folder. A lock held by the process that made
-them tells those that a killed process left, and the next staging removes them.
+/dev/shm where there is room, else in the temporary folder, under a name made of their contents: the
+first replica of a node makes them, the others find them. Where the learner publishes patches, a
+replica holds on to the files it has loaded, and makes the next ones of them.
+
+A folder is held by a shared lock, made under an exclusive one, and removed by whoever finds it
+without any: its last holder, or, where that was killed, the next staging.
 """
 
 import fcntl
+import logging
+import math
+import mmap
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from o3rl.weights import Manifest, WeightSource, verify
+from o3rl.flow import Version
+from o3rl.patches import patched
+from o3rl.weights import Bucket, Manifest, WeightSource, digest_of, verify
+
+log = logging.getLogger(__name__)
 
 _PREFIX = "o3rl-weights-"
+_MADE = "made"  # its file says that a folder is whole
+_LOOK_SECONDS = 0.05  # between two looks at a folder that another replica is making
 _UNLOCKED_SECONDS = 60.0  # a folder without a lock and younger than this is being made
 
 
-@contextmanager
-def staged(source: WeightSource, manifest: Manifest) -> Iterator[tuple[Path, ...]]:
-    """Files of the manifest's payloads, every tensor checked; removed on leaving.
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """Files of a version, in the order of its buckets; the bytes that were fetched to make them."""
 
-    Raises ValueError naming a tensor that differs from the manifest, LookupError if the source
-    dropped the version meanwhile.
+    paths: tuple[Path, ...]
+    fetched: int
+
+
+@dataclass
+class _Hold:
+    """A folder that is not removed while this lasts."""
+
+    folder: Path
+    lock: int
+
+    def end(self) -> None:
+        """Let go; the folder goes too if nobody else holds it."""
+        os.close(self.lock)
+        with suppress(FileNotFoundError):
+            _remove_unheld(self.folder)
+
+
+class Stage:
+    """One replica's way to the files of its node.
+
+    It waits for a neighbour that makes them for a quarter of `seconds`, and then makes its own: one
+    that is frozen holds up no other.
     """
-    root = _root(manifest.size)
-    _sweep(root)
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
-    lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    try:
-        yield tuple(_write(source, manifest, index, folder) for index in _indices(manifest))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
+
+    def __init__(self, *, seconds: float):
+        self._patience = seconds / 4
+        self._base: tuple[Version, _Hold] | None = None  # whose files the next may be made of
+
+    @contextmanager
+    def files(self, source: WeightSource, manifest: Manifest) -> Iterator[Staged]:
+        """Files of the manifest's payloads, every tensor checked.
+
+        Raises ValueError naming a tensor that differs from the manifest, LookupError if the source
+        dropped the version meanwhile.
+        """
+        folder = _place(_name(manifest), manifest.size)
+        hold, fetched = self._held(folder, source, manifest)
+        try:
+            yield Staged(tuple(_path(hold.folder, b) for b in manifest.buckets), fetched)
+        except BaseException:
+            hold.end()
+            raise
+        self.close()
+        if manifest.base:
+            self._base = (manifest.version, hold)
+        else:
+            hold.end()
+
+    def close(self) -> None:
+        """Let go of what is held."""
+        if self._base is not None:
+            self._base[1].end()
+            self._base = None
+
+    def _held(self, folder: Path, source: WeightSource, manifest: Manifest) -> tuple[_Hold, int]:
+        """The folder, made by us or by another, and the bytes that we fetched."""
+        fetched, end = 0, time.monotonic() + self._patience
+        while True:
+            if time.monotonic() > end:
+                log.warning("%s is not finished by whoever makes it; we make our own", folder)
+                folder, end = _apart(folder), math.inf
+            try:
+                folder.mkdir(mode=0o700, exist_ok=True)
+                lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+            except (FileExistsError, FileNotFoundError):  # it was removed, just now
+                continue
+            hold = _Hold(folder, lock)
+            try:
+                if _locked(lock, fcntl.LOCK_EX) and _is_ours(folder, lock):
+                    fetched += self._make(source, manifest, folder)
+                # From one lock to the other there is a moment without, in which a sweep may come.
+                ours = _locked(lock, fcntl.LOCK_SH) and _is_ours(folder, lock)
+                if ours and (folder / _MADE).exists():
+                    return hold, fetched
+            except BaseException:
+                hold.end()
+                raise
+            os.close(lock)
+            time.sleep(_LOOK_SECONDS)
+
+    def _make(self, source: WeightSource, manifest: Manifest, folder: Path) -> int:
+        """Write the files that are not there yet; returns the bytes fetched."""
+        total = 0
+        if not (folder / _MADE).exists():
+            for bucket in manifest.buckets:
+                payload, fetched = self._patched(source, manifest.version, bucket)
+                if payload is None:
+                    payload = source.payload(manifest.version, bucket.index)
+                    verify(bucket, payload)
+                    fetched += len(payload)
+                _path(folder, bucket).write_bytes(payload)
+                total += fetched
+            (folder / _MADE).touch()
+        return total
+
+    def _patched(
+        self, source: WeightSource, version: Version, bucket: Bucket
+    ) -> tuple[bytearray | None, int]:
+        """The payload made of our base and what changed since; None where that does not fit."""
+        if self._base is None:
+            return None, 0
+        held, hold = self._base
+        found = source.patch(version, bucket.index)
+        if found is None or found[0] != held:
+            return None, 0
+        size = len(found[1])
+        try:
+            with _path(hold.folder, bucket).open("rb") as file:
+                old = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            payload = patched(memoryview(old), found[1])
+            verify(bucket, memoryview(payload))
+        except (ValueError, OSError) as error:
+            log.warning("bucket %d of %s is fetched whole: %s", bucket.index, version, error)
+            return None, size
+        return payload, size
 
 
-def _indices(manifest: Manifest) -> range:
-    return range(len(manifest.buckets))
+def _name(manifest: Manifest) -> str:
+    """By who may read it, what is in it, and how it is cut."""
+    cut = digest_of(str([(b.index, b.size) for b in manifest.buckets]).encode())
+    return f"{_PREFIX}{os.getuid()}-{manifest.digest}-{cut}"
 
 
-def _write(source: WeightSource, manifest: Manifest, index: int, folder: Path) -> Path:
-    payload = source.payload(manifest.version, index)
-    verify(manifest.buckets[index], payload)
-    path = folder / f"{index:05d}.safetensors"
-    path.write_bytes(payload)
-    return path
+def _path(folder: Path, bucket: Bucket) -> Path:
+    return folder / f"{bucket.index:05d}.safetensors"
 
 
-def _root(size: int) -> Path:
-    memory = Path("/dev/shm")
-    if memory.is_dir() and shutil.disk_usage(memory).free > 1.1 * size:
-        return memory
-    return Path(tempfile.gettempdir())
+def _place(name: str, size: int) -> Path:
+    """Where a folder of that name is, or is to be: in memory where there is room."""
+    roots = (Path("/dev/shm"), Path(tempfile.gettempdir()))
+    for root in roots:
+        _sweep(root)
+    for root in roots:
+        if (root / name / _MADE).exists():
+            return root / name
+    memory, disk = roots
+    in_memory = memory.is_dir() and shutil.disk_usage(memory).free > 1.1 * size
+    return (memory if in_memory else disk) / name
+
+
+def _apart(folder: Path) -> Path:
+    """A name beside it that nobody else has."""
+    return folder.with_name(f"{folder.name}-{os.getpid()}-{time.monotonic_ns()}")
 
 
 def _sweep(root: Path) -> None:
     for folder in root.glob(f"{_PREFIX}*"):
         with suppress(FileNotFoundError, PermissionError):  # another sweeper's, or another user's
-            if _abandoned(folder):
-                shutil.rmtree(folder, ignore_errors=True)
+            _remove_unheld(folder)
 
 
-def _abandoned(folder: Path) -> bool:
+def _remove_unheld(folder: Path) -> None:
     path = folder / "lock"
     if not path.exists():
-        return time.time() - folder.stat().st_mtime > _UNLOCKED_SECONDS
+        if time.time() - folder.stat().st_mtime > _UNLOCKED_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
+        return
     lock = os.open(path, os.O_RDWR)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        if _locked(lock, fcntl.LOCK_EX) and _is_ours(folder, lock):
+            # Renamed first: nobody may find half of it under its name.
+            shutil.rmtree(folder.rename(_apart(folder)), ignore_errors=True)
     finally:
         os.close(lock)
+
+
+def _locked(lock: int, kind: int) -> bool:
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
     return True
+
+
+def _is_ours(folder: Path, lock: int) -> bool:
+    """Whether the lock is the folder's, not that of one that was removed under this name."""
+    with suppress(FileNotFoundError):
+        return os.fstat(lock).st_ino == (folder / "lock").stat().st_ino
+    return False

@@ -12,6 +12,7 @@ import asyncio
 import os
 import signal
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from random import Random
 
@@ -21,7 +22,7 @@ from transformers import AutoConfig, AutoTokenizer
 from actors.marks import DIES, EMPTY, OVERFLOWS
 from actors.outcome import Loaded
 from actors.requests import seed_of
-from actors.staging import staged
+from actors.staging import Stage
 from o3rl.config import Model, Rollouts, Sampling
 from o3rl.flow import Failure, Group, Prompt, Rollout, Version
 from o3rl.media import digest
@@ -32,7 +33,9 @@ LOGPROB = -0.5  # of every token
 
 
 class StandIn:
-    """Answers a prompt after `rollouts.stand_in_seconds`, half to twice as long by its seed."""
+    """Answers one prompt after the other, each after `rollouts.stand_in_seconds`, half to twice as
+    long by its seed: an engine that has no room for two.
+    """
 
     def __init__(self, model: Model, *, sampling: Sampling, rollouts: Rollouts):
         self.version: Version | None = None
@@ -43,7 +46,9 @@ class StandIn:
         self._factor = config.vision_config.patch_size * config.vision_config.spatial_merge_size
         self._serving = asyncio.Event()
         self._update = asyncio.Lock()
+        self._turn = asyncio.Lock()
         self._digests: dict[str, str] = {}
+        self._stage = Stage(seconds=rollouts.load_seconds)
 
     async def warm_up(self) -> None:
         """It is warm."""
@@ -58,14 +63,12 @@ class StandIn:
         async with self._update:
             began = time.monotonic()
             manifest = await asyncio.to_thread(source.manifest, version)
-            files = staged(source, manifest)
-            paths = await asyncio.to_thread(files.__enter__)
-            try:
+            with ExitStack() as stack:
+                files = self._stage.files(source, manifest)
+                staged = await asyncio.to_thread(stack.enter_context, files)
                 fetched = time.monotonic()
                 self._serving.clear()
-                parameters = await asyncio.to_thread(_parameters, paths)
-            finally:
-                files.__exit__(None, None, None)
+                parameters = await asyncio.to_thread(_parameters, staged.paths)
             self._digests = _digests(manifest)
             self.version = manifest.version
             self._serving.set()
@@ -75,9 +78,14 @@ class StandIn:
                 tensors=len(self._digests),
                 parameters=parameters,
                 size=manifest.size,
+                fetched=staged.fetched,
                 seconds_fetch=fetched - began,
                 seconds_stalled=time.monotonic() - fetched,
             )
+
+    async def sleep(self) -> None:
+        """It holds nothing, and stands still until the next `load`."""
+        self._serving.clear()
 
     async def sample(
         self, prompt: Prompt, frames: np.ndarray, *, seed: int, temperature: float, n: int
@@ -91,7 +99,8 @@ class StandIn:
         started = self.version
         assert started is not None
         luck = Random(seed_of(seed, prompt, 0))
-        await asyncio.sleep(self._rollouts.stand_in_seconds * luck.uniform(0.5, 2.0))
+        async with self._turn:
+            await asyncio.sleep(self._rollouts.stand_in_seconds * luck.uniform(0.5, 2.0))
         async with asyncio.timeout(self._rollouts.load_seconds):
             await self._serving.wait()
         if EMPTY in prompt.row.question:
@@ -110,7 +119,8 @@ class StandIn:
         return [self._digests]
 
     async def close(self) -> None:
-        """Nothing is left to end."""
+        """Let go of staged weights."""
+        self._stage.close()
 
     def _rollout(
         self, prompt: Prompt, index: int, *, seed: int, started: Version, ended: Version

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.configs import find, load_named, model_path, of_model
+from cluster.hub_models import require_model
 from o3rl.boxes import BoxConvention
 from o3rl.config import Run, load, require
 from o3rl.flow import Claim, Failure, Prompt, Reward, Row, Task, Truth, Version
@@ -42,6 +43,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _config(options: argparse.Namespace) -> Run:
     """CONFIG, or that beside the model; with the model to be asked. The shipped one has its own."""
+    if options.model != "tiny":
+        require_model(options.model)
     beside = Path(options.model).parent / "config.yaml"
     if options.config:
         config = load(find(options.config), options.overrides)

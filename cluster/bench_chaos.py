@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"--kinds {unknown}: there are {list(KINDS)}")
     if options.trials < 1:
         raise ValueError(f"--trials is {options.trials}; it must be 1 or more")
-    folder = _workplace(options.folder)
+    folder = workplace(options.folder, "chaos")
     trials: list[Trial] = []
     failed = ""
     data = prepared(folder, videos=VIDEOS)
@@ -63,10 +63,10 @@ def _table(trials: list[Trial]) -> Table:
     return table
 
 
-def _workplace(folder: Path | None) -> Path:
-    """Where the runs go: what they leave is the evidence, and is kept."""
+def workplace(folder: Path | None, name: str) -> Path:
+    """Where a benchmark's runs go: what they leave is the evidence, and is kept."""
     if folder is None:
-        return Path(tempfile.mkdtemp(prefix="o3rl-chaos-"))
+        return Path(tempfile.mkdtemp(prefix=f"o3rl-{name}-"))
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"--folder {folder} is not empty; name a new one")
     folder.mkdir(parents=True, exist_ok=True)

@@ -11,11 +11,7 @@ import argparse
 import asyncio
 import json
 import multiprocessing
-import os
-import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from cluster.bench_output import only_the_report
 from cluster.configs import model_path
 
 if TYPE_CHECKING:
@@ -49,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     micro_batch = options.micro_batch or shape.group
     if shape.group % micro_batch:
         raise ValueError(f"--micro-batch is {micro_batch}; it must divide G ({shape.group})")
-    with TemporaryDirectory() as made, _only_the_report():
+    with TemporaryDirectory() as made, only_the_report():
         tiny = options.model == "tiny"
         folder = Path(model_path("tiny")) if tiny else build_folder(Path(made), options.model)
         theirs = {"repeats": options.repeats, "micro_batch": micro_batch}
@@ -101,18 +98,6 @@ def table(found: dict[str, Any]) -> Table:
     return shown
 
 
-@contextmanager
-def _only_the_report() -> Iterator[None]:
-    """What libraries and their processes print meanwhile goes to standard error."""
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-
-
 def _alone(work: Any, *arguments: Any, **keywords: Any) -> Any:
     """`work` in a process of its own, which is ended with it."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -132,10 +117,11 @@ async def _ours(folder: Path, shape: "Shape", *, repeats: int) -> list["StepSeco
     from actors.engine import Engine
     from learners.bench import StepSeconds
     from learners.bench_folder import build_prompts, policy_of
+    from learners.bench_rank import alone, scored
     from learners.worker import RankWorker
-    from o3rl.config import Rollouts, Sampling
+    from o3rl.config import Learning, Rollouts, Sampling, Schedule
     from o3rl.flow import Group, Version
-    from o3rl.weights import MemoryWeights
+    from o3rl.shelf import MemoryWeights
 
     prompts = build_prompts(folder, shape.prompt, repeats + 1)
     frames = {prompt.media_key: shown for prompt, shown in prompts}
@@ -147,7 +133,8 @@ async def _ours(folder: Path, shape: "Shape", *, repeats: int) -> list["StepSeco
     sampling = Sampling(
         group_size=shape.group, max_tokens=shape.completion, max_prompt_tokens=shape.prompt
     )
-    worker = RankWorker(_settings(model), frames.__getitem__)
+    learning = Learning(rate=1e-6, schedule=Schedule.constant, mini_batches=1)
+    worker = RankWorker(alone(model, learning), frames.__getitem__)
     weights, steps = MemoryWeights(), []
     engine = Engine(model, sampling=sampling, rollouts=rollouts)
     try:
@@ -159,8 +146,8 @@ async def _ours(folder: Path, shape: "Shape", *, repeats: int) -> list["StepSeco
             group = await engine.generate(prompt, shown, seed=number)
             assert isinstance(group, Group), group
             assert {len(r.tokens_T) for r in group.rollouts_G} == {shape.completion}
-            scored, sampled = _scored(group), perf_counter()
-            worker.update([[scored]], version=engine.version)
+            batch, sampled = [scored(group)], perf_counter()
+            worker.update([batch], version=engine.version)
             learned = perf_counter()
             worker.publish(Version(0, number + 1), weights)
             await engine.load(weights)
@@ -169,29 +156,3 @@ async def _ours(folder: Path, shape: "Shape", *, repeats: int) -> list["StepSeco
         await engine.close()
         worker.close()
     return steps[1:]
-
-
-def _settings(model: Any) -> Any:
-    """One rank in this process: one update of all weights by AdamW, as on the other side."""
-    from learners.schedule import Optimisation
-    from learners.worker import LearnerSettings
-    from o3rl.config import Learning, Schedule
-
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "DS_ACCELERATOR": "cpu"}
-    learning = Learning(rate=1e-6, schedule=Schedule.constant, mini_batches=1)
-    optimisation = Optimisation.of_learning(learning, batches=1)
-    return LearnerSettings(model, learning, optimisation, seed=0, on_gpu=False)
-
-
-def _scored(group: Any) -> Any:
-    from learners.bench_folder import rewards_of
-    from o3rl.advantages import group_advantages
-    from o3rl.flow import Reward, ScoredGroup
-
-    rewards = rewards_of([rollout.tokens_T for rollout in group.rollouts_G])
-    parts = tuple(Reward({"even": reward}, reward) for reward in rewards)
-    return ScoredGroup(group, parts, group_advantages(rewards))

@@ -291,8 +291,8 @@ def full_disk(pid: int, *, size: int = FULL_DISK_BYTES) -> Iterator[None]:
             resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
 
 
-def prepared(folder: Path, *, videos: int) -> Data:
-    """Rows and media of synthetic videos below `folder`, one row for each of `ENDS` among them."""
+def prepared(folder: Path, *, videos: int, marks: Sequence[str] = tuple(ENDS)) -> Data:
+    """Rows and media of synthetic videos below `folder`, one row for each of `marks` among them."""
     from cluster.configs import model_path
     from o3rl.stgr import import_file
     from o3rl.store import read_rows
@@ -304,11 +304,11 @@ def prepared(folder: Path, *, videos: int) -> Data:
         pass
     file = data / "STGR-RL.json"
     records = json.loads(file.read_text())
-    for record, mark in zip(records, ENDS, strict=False):
+    for record, mark in zip(records, marks, strict=False):
         record["question"] += f" {mark}"
     file.write_text(json.dumps(records))
     import_file(file, folder / "rows", media=data / "media")
     rows = read_rows(str(folder / "rows"))
-    marked = {row.id: mark for row in rows for mark in ENDS if mark in row.question}
+    marked = {row.id: mark for row in rows for mark in marks if mark in row.question}
     ids = frozenset(row.id for row in rows)
     return Data(Path(model_path("tiny")), folder / "rows", data / "media", ids, marked)

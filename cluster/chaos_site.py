@@ -1,4 +1,4 @@
-"""Where chaos strikes: a Ray of two nodes, an MLflow server, a driver, all on this machine.
+"""Where chaos strikes: a Ray of some nodes, an MLflow server, a driver, all on this machine.
 
     site ── starts ──► node 1: driver's side, a replica     all carry one token in their
                        node 2: a replica                    environment, by which they are
@@ -41,11 +41,12 @@ END_SECONDS = 30.0
 class Site:
     """Started by `with`; everything that carries its token is ended with the block."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *, nodes: int = 2):
         self.folder = folder
+        self._nodes = nodes
         self._token = uuid.uuid4().hex
         self._cluster: Any = None
-        self._second: Any = None
+        self._last: Any = None
         self._port = _free_port()
         self._server: subprocess.Popen[bytes] | None = None
         self._driver: subprocess.Popen[bytes] | None = None
@@ -64,10 +65,15 @@ class Site:
         self.close()
 
     @property
+    def address(self) -> str:
+        """Of Ray."""
+        return self._cluster.address
+
+    @property
     def settings(self) -> list[str]:
         """What a run is told of the site."""
         return [
-            f"cluster.address={self._cluster.address}",
+            f"cluster.address={self.address}",
             f"tracking.uri=http://127.0.0.1:{self._port}",
             f"cluster.learner_resource={RANKS}",
             "rollouts.cpus=0.51",
@@ -129,12 +135,12 @@ class Site:
             self._server.wait()
 
     def lose_node(self) -> None:
-        """The second node, with all that is on it, without a word."""
-        self._cluster.remove_node(self._second, allow_graceful=False)
+        """The node that was added last, with all that is on it, without a word."""
+        self._cluster.remove_node(self._last, allow_graceful=False)
 
     def add_node(self) -> None:
-        """A new second node."""
-        self._second = self._node()
+        """A node more, for replicas."""
+        self._last = self._node()
 
     def find(self, title: str) -> list[int]:
         """The site's living processes whose title begins so."""
@@ -171,7 +177,8 @@ class Site:
             self._cluster = Cluster()
             try:
                 self._node(include_dashboard=False, resources={RANKS: 1})
-                self.add_node()
+                for _ in range(self._nodes - 1):
+                    self.add_node()
                 return
             except Exception:  # Ray raises no narrower type for it
                 self._cluster.shutdown()

@@ -77,6 +77,24 @@ def add_bench(commands) -> None:
     trl.add_argument(
         "--micro-batch", type=int, help="completions that TRL runs at once (default: the group)"
     )
+    handover = add_command(
+        kinds,
+        "handover",
+        "cluster.bench_handover:run",
+        "new weights to a busy engine, all of them or what changed: seconds of stall, bytes",
+    )
+    handover.add_argument("--model", default="80m", help="random 1m or 80m (default 80m)")
+    handover.add_argument("--steps", type=int, default=5, help="optimiser steps (default 5)")
+    handover.add_argument("--rate", type=float, default=1e-6, help="of learning (default 1e-6)")
+    handover.add_argument("--json", action="store_true", help="JSON instead of a table")
+    elastic = add_command(
+        kinds,
+        "elastic",
+        "cluster.bench_elastic:run",
+        "replicas that join and leave a run while it trains: throughput by step",
+    )
+    elastic.add_argument("--folder", type=Path, help="for the run (default: a new one)")
+    elastic.add_argument("--json", action="store_true", help="JSON instead of a table")
     chaos = add_command(
         kinds,
         "chaos",

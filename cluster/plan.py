@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from cluster.placement import Node, Service, misfits, place, units_of
 from learners.architecture import Architecture
 from learners.memory import Pass, RankMemory, rank_memory, trained_parameters
-from o3rl.config import Frames, Rollouts, Run
+from o3rl.config import Frames, Placement, Publish, Rollouts, Run
 from o3rl.flow import Task
 from o3rl.frames import CEILING
 from o3rl.order import RowOrder, steps_of
@@ -184,8 +184,9 @@ def _learner(memory: RankMemory) -> Iterator[Amount]:
         "reference": "b·Ψ where learning.kl is on without adapters",
         "masters": "4·T / ranks",
         "moments": "8·T / ranks",
-        "gradients": "8·T / ranks: held, and once more as a step begins",
-        "buckets": "(b + 4)·min(T, 5·10⁸)",
+        "gradients": "8·T / ranks: held, and once more as a step begins (ZeRO-2, bfloat16: 4·T)",
+        "sums": "4·T / ranks in bfloat16, and the largest parameter: ZeRO-2 that offloads",
+        "buckets": "(b + 4)·min(T, 5·10⁸), or the largest parameter",
         "activations": "the largest pass, all completions of full length",
     }
     for name, formula in formulas.items():
@@ -204,6 +205,10 @@ def _others(
     pixels = frame_tokens(run.frames) * run.frames.factor**2
     yield Amount("weights", "rollout replica", published // parallel, "b·Ψ / tensor_parallel")
     yield Amount("KV blocks", "rollout replica", kv_bytes, each)
+    if run.learning.publish is Publish.changes:
+        last = "b·Ψ: the last version, where learning.publish is changes"
+        yield Amount("published weights", "learner rank, host", published, last)
+        yield Amount("published weights", "a node with replicas, host", published, last)
     yield Amount("published weights", "object store", VERSIONS_KEPT * published, "2 versions · b·Ψ")
     yield Amount("frames", "object store", run.frames.cache_mib * 2**20, "frames.cache_mib")
     yield Amount(
@@ -225,7 +230,9 @@ def _tight(
     """What fits nowhere: memory of GPUs, lengths in tokens, heads and frames that do not divide."""
     rollouts, sampling, text = run.rollouts, run.sampling, architecture.text
     usable = GPU_USABLE * node.gpu_gib * GIB
-    if run.cluster.gpus_per_rank and memory.device > usable * min(1, run.cluster.gpus_per_rank):
+    by_turns = run.rollouts.placement is Placement.colocated  # each has the whole GPU in its turn
+    part = 1 if by_turns else min(1, run.cluster.gpus_per_rank)
+    if run.cluster.gpus_per_rank and memory.device > usable * part:
         parts = sorted(asdict(memory).items(), key=lambda part: -part[1])
         most = ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts[:3])
         yield (

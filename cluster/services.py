@@ -23,7 +23,7 @@ from learners.group import LearnerGroup
 from learners.schedule import Optimisation
 from learners.worker import LearnerSettings
 from o3rl.boxes import BoxConvention, convention_of
-from o3rl.config import Run
+from o3rl.config import Placement, Run
 from o3rl.flow import Failure, Group, Prompt, ScoredGroup, Version
 from o3rl.source import source_digest
 from rewards.pool import ScorerPool
@@ -51,15 +51,17 @@ class Sampling:
         return {
             "sync/fetch_seconds": max(report.seconds_fetch for report in reports),
             "sync/stall_seconds": max(report.seconds_stalled for report in reports),
+            "sync/fetched_bytes": float(sum(report.fetched for report in reports)),
             "sync/replicas": len(reports),
         }
 
 
 @dataclass(frozen=True, slots=True)
 class Learning:
-    """The learner group as the loop uses it."""
+    """The learner group as the loop uses it; `sharer` has its GPU by turns with it."""
 
     group: LearnerGroup
+    sharer: RolloutPool | None = None
 
     @property
     def failures(self) -> tuple[Failure, ...]:
@@ -68,6 +70,8 @@ class Learning:
 
     async def update(self, groups: Sequence[ScoredGroup]) -> dict[str, float]:
         """Learn from one batch."""
+        if self.sharer is not None:
+            await self.sharer.sleep()
         return await self.group.update(groups)
 
     async def publish(self, version: Version) -> dict[str, float]:
@@ -162,6 +166,7 @@ class Services:
             optimisation=optimisation,
             seed=self._run.seed,
             on_gpu=self._run.cluster.gpus_per_rank > 0,
+            shares_gpu=self._run.rollouts.placement is Placement.colocated,
         )
         group = LearnerGroup(settings, self._run.cluster, fetch=media.frames, sink=store)
         self._stack.push_async_callback(group.close)

@@ -18,6 +18,7 @@ from o3rl.checkpoints import LEDGER, Checkpoint, Checkpoints, sound_of, start_fr
 from o3rl.config import Run
 from o3rl.flow import Row
 from o3rl.lease import take
+from o3rl.store import read_tasks
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ def run(options: argparse.Namespace) -> int:
     """Check the configuration, then train."""
     config = start_of_sft(load_named(options.config, options.overrides))
     start_from(Path(config.folder) / "sft", resume=options.resume)  # tells what is wrong, at once
+    read_tasks(config.sft.rows, limit=1)
     from cluster.session import ray_session
 
     with ray_session(config.cluster):

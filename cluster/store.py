@@ -20,9 +20,12 @@ from ray.exceptions import ObjectLostError
 
 from cluster.calls import answer_of, beside_us
 from o3rl.flow import Version
-from o3rl.weights import Bucket, Manifest, Shelf, TensorEntry
+from o3rl.patches import patched
+from o3rl.shelf import Shelf
+from o3rl.weights import Bucket, Manifest, TensorEntry, verify
 
 KEEP = 2
+MANIFEST = "manifest.json"
 
 
 class Mirror:
@@ -40,8 +43,8 @@ class Mirror:
 
     def commit(self, manifest: Manifest) -> None:
         """Mark a version as complete."""
-        indices = [bucket.index for bucket in manifest.buckets]
-        _write(self._folder / str(manifest.version) / "manifest.json", json.dumps(indices).encode())
+        text = json.dumps({"buckets": len(manifest.buckets), "base": manifest.base})
+        _write(self._folder / str(manifest.version) / MANIFEST, text.encode())
 
     def drop(self, version: Version) -> None:
         """Remove a version."""
@@ -63,9 +66,10 @@ class Mirror:
             found.append((bucket, payload))
         return found
 
-    def is_complete(self, version: Version) -> bool:
-        """Whether it was committed."""
-        return (self._folder / str(version) / "manifest.json").is_file()
+    def committed(self, version: Version) -> dict[str, Any] | None:
+        """What `commit` noted of a version; None if it was not."""
+        path = self._folder / str(version) / MANIFEST
+        return json.loads(path.read_text()) if path.is_file() else None
 
 
 class StoreActor:
@@ -82,6 +86,14 @@ class StoreActor:
         self._mirror.put(version, bucket, payload)
         self._shelf.put(version, bucket, ray.put(payload))
 
+    def put_patch(self, version: Version, bucket: Bucket, base: Version, patch: np.ndarray) -> None:
+        """Take one bucket as what changed: made whole here, checked, and kept in both forms."""
+        old = ray.get(self._shelf.payload(base, bucket.index))
+        payload = patched(old.data, patch.data)
+        verify(bucket, memoryview(payload))
+        self.put(version, bucket, np.frombuffer(payload, dtype=np.uint8))
+        self._shelf.note_patch(version, bucket.index, base, ray.put(patch))
+
     def commit(self, manifest: Manifest) -> None:
         """Make a version readable and forget what is too old."""
         dropped = self._shelf.commit(manifest)
@@ -97,6 +109,10 @@ class StoreActor:
         """Where one bucket lies; in a list, so that Ray hands on the reference."""
         return [self._shelf.payload(version, index)]
 
+    def patch(self, version: Version, index: int) -> tuple[Version, ray.ObjectRef] | None:
+        """Where what changed in one bucket lies, and since when it changed."""
+        return self._shelf.patch(version, index)
+
     def pid(self) -> int:
         """Of the store's process."""
         return os.getpid()
@@ -105,8 +121,9 @@ class StoreActor:
         buckets = self._mirror.buckets(version)
         for bucket, payload in buckets:
             self._shelf.put(version, bucket, ray.put(payload))
-        if self._mirror.is_complete(version):
-            manifest = Manifest(version, tuple(bucket for bucket, _ in buckets))
+        noted = self._mirror.committed(version)
+        if noted is not None:
+            manifest = Manifest(version, tuple(bucket for bucket, _ in buckets), noted["base"])
             for old in self._shelf.commit(manifest):
                 self._mirror.drop(old)
 
@@ -126,6 +143,14 @@ class WeightStore:
         """Take one bucket."""
         array = np.frombuffer(payload, dtype=np.uint8)
         self._answer(self.actor.put.remote(version, bucket, array), f"put bucket {bucket.index}")
+
+    def put_patch(
+        self, version: Version, bucket: Bucket, base: Version, patch: bytes | memoryview
+    ) -> None:
+        """Take one bucket as what changed since `base`."""
+        array = np.frombuffer(patch, dtype=np.uint8)
+        what = f"put a patch of bucket {bucket.index}"
+        self._answer(self.actor.put_patch.remote(version, bucket, base, array), what)
 
     def commit(self, manifest: Manifest) -> None:
         """Make a version readable."""
@@ -149,6 +174,18 @@ class WeightStore:
             except ObjectLostError as error:
                 lost = error
         raise TimeoutError(f"weight store: {what} was lost twice while it was read") from lost
+
+    def patch(self, version: Version, index: int) -> tuple[Version, memoryview] | None:
+        """What changed in one bucket, and since when; None too where a restart has lost it."""
+        what = f"what changed in bucket {index} of version {version}"
+        found = self._answer(self.actor.patch.remote(version, index), what)
+        if found is None:
+            return None
+        base, reference = found
+        try:
+            return base, memoryview(self._answer(reference, what))
+        except ObjectLostError:
+            return None
 
     def close(self) -> None:
         """End the store; its mirror stays."""

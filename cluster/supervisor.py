@@ -27,6 +27,8 @@ from cluster.train import Trained
 from o3rl.checkpoints import Checkpoint, last_of, start_from
 from o3rl.config import Run
 from o3rl.lease import holder_of
+from o3rl.recording import recorded_steps
+from o3rl.store import read_tasks
 
 if TYPE_CHECKING:  # a wrong configuration is told before Ray is imported
     from cluster.control import Status
@@ -46,10 +48,13 @@ def run(options: argparse.Namespace) -> int:
     resume = options.again or options.resume
     if options.replay and (resume or options.record):
         raise ValueError("--replay trains anew, on what was recorded; no --resume, no --record")
+    # What is wrong is told at once, before a Ray is started or an attempt entered.
     if options.replay:
         start_from(Path(config.folder) / "replay", resume=False)
+        recorded_steps(options.replay)
     elif not options.again:
-        start_from(folder, resume=options.resume)  # tells what is wrong, at once
+        start_from(folder, resume=options.resume)
+    read_tasks(config.data.train, limit=1)
     from cluster.session import ray_session
 
     with ray_session(config.cluster) as session:

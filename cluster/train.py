@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from cluster.control import Control, Phase, Running
 from o3rl.checkpoints import LEDGER, Checkpoint, Checkpoints, state_of
-from o3rl.config import Run
+from o3rl.config import Placement, Run
 from o3rl.flow import Row, ScoredGroup, Version
 
 if TYPE_CHECKING:  # a wrong configuration is told before any of these is imported
@@ -168,7 +168,12 @@ async def _start(
     pool = start.rollouts(media.media, store)
     optimisation = Optimisation.of_learning(config.learning, batches=steps)
     group = start.learner(media.media, store, optimisation=optimisation)
-    await together([pool.start(), group.start()])
+    by_turns = config.rollouts.placement is Placement.colocated
+    if by_turns:  # vLLM measures the GPU's free memory as it starts: nobody else may take of it
+        await pool.start()
+        await group.start()
+    else:
+        await together([pool.start(), group.start()])
     ledger = Ledger()
     if checkpoint is not None:
         ledger = Ledger.read(checkpoint.ledger)
@@ -186,7 +191,7 @@ async def _start(
     )
     scorers = start.scorers()
     first = (Fence(fence), start.membership(pool))
-    sampling, learning = Sampling(pool), Learning(group)
+    sampling, learning = Sampling(pool), Learning(group, pool if by_turns else None)
     return Parts(media, sampling, scorers, learning, group, admission, ledger, first)
 
 

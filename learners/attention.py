@@ -105,6 +105,7 @@ def shared_prefix_attention(
     assert query.shape[0] == 1, query.shape
     assert query.shape[2] == shared_prefix[-1].end, (query.shape, shared_prefix[-1])
     assert dropout == 0, dropout
+    assert attention_mask is None, "a mask was made, and the layout says who sees whom"
     if query.is_cuda:
         mask = block_mask(shared_prefix, query.device)
         output, _ = flex_attention_forward(module, query, key, value, mask, scaling=scaling)

@@ -4,6 +4,7 @@ The optimiser is torch's AdamW throughout: DeepSpeed's own CPU Adam would compil
 Gradient accumulation is the worker's: any number of backward passes, then one step.
 """
 
+import math
 import os
 from datetime import timedelta
 from typing import Any
@@ -65,6 +66,20 @@ def build_engine(
     for name, buffer in module.named_buffers():
         buffer.data = buffers[name].to(buffer.device)
     return engine
+
+
+def step(engine: Any) -> float:
+    """One step with the gradients so far; their norm before clipping. Not finite: no step.
+
+    DeepSpeed 0.19 keeps a sum that was not finite where ZeRO-2 offloads the optimiser, and would
+    add the next gradients to it.
+    """
+    engine.step()
+    norm = float(engine.get_global_grad_norm())
+    if not math.isfinite(norm) and engine.zero_optimization_stage() == 2:
+        sums = engine.optimizer.averaged_gradients
+        sums.update(dict.fromkeys(sums))
+    return norm
 
 
 def set_rate(engine: Any, rate: float) -> None:

@@ -19,10 +19,8 @@ from transformers import PreTrainedModel, ProcessorMixin
 from transformers.core_model_loading import revert_weight_conversion
 
 from learners.writes import Writes, rank
-from o3rl.flow import Version
-from o3rl.weights import Bucket, Manifest, RawTensor, WeightSink, pack, split_layers
+from o3rl.weights import split_layers
 
-BUCKET_BYTES = 256 * 2**20
 SHARD_BYTES = 2 * 2**30
 
 
@@ -81,24 +79,6 @@ def layers(policy: PreTrainedModel, *, limit: int) -> Iterator[dict[str, Tensor]
         yield tensors
 
 
-def publish(
-    policy: PreTrainedModel, version: Version, *, sink: WeightSink, limit: int = BUCKET_BYTES
-) -> Manifest | None:
-    """Send the weights as `version`; all ranks enter, rank 0 writes and gets the manifest."""
-    buckets: list[Bucket] = []
-    for index, tensors in enumerate(layers(policy, limit=limit)):
-        if rank() == 0:
-            raw = [_raw(name, tensor) for name, tensor in tensors.items()]
-            bucket, payload = pack(index, raw)
-            sink.put(version, bucket, payload)
-            buckets.append(bucket)
-    if rank() != 0:
-        return None
-    manifest = Manifest(version, tuple(buckets))
-    sink.commit(manifest)
-    return manifest
-
-
 def export(
     policy: PreTrainedModel,
     processor: ProcessorMixin,
@@ -145,11 +125,6 @@ def _saved_name(policy: PreTrainedModel, name: str) -> str:
     if len(saved) != 1:
         raise ValueError(f"{policy.config.model_type}: {name} is saved as {saved}; unsupported")
     return saved[0]
-
-
-def _raw(name: str, tensor: Tensor) -> RawTensor:
-    data = tensor.contiguous().flatten().view(torch.uint8).numpy().data
-    return RawTensor(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), data)
 
 
 def _name_shards(folder: Path, shards: list[tuple[Path, list[str], int]]) -> None:

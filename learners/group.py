@@ -164,16 +164,20 @@ class LearnerGroup:
         return await self._learn("sft_step", [(part,) for part in parts])
 
     async def publish(self, version: Version) -> dict[str, float]:
-        """Make the weights available as `version`; returns seconds and bytes."""
+        """Make the weights available as `version`; returns seconds, bytes, what changed."""
         if self._sink is None:
             raise ValueError("this learner was started without a weight store; nothing to publish")
         started = time.monotonic()
-        manifest, *_ = await self._call("publish", version, self._sink)
+        published, *_ = await self._call("publish", version, self._sink)
         self._version = version
-        return {
+        metrics = {
             "sync/publish_seconds": time.monotonic() - started,
-            "sync/bytes": float(manifest.size),
+            "sync/bytes": float(published.manifest.size),
+            "sync/sent_bytes": float(published.sent),
         }
+        if published.changed is not None:
+            metrics["sync/changed_share"] = published.changed
+        return metrics
 
     async def save(self, folder: Path) -> None:
         """Write the learner's state, whole when this returns. Raises OSError as the disk does."""

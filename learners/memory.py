@@ -8,12 +8,14 @@ With b bytes a number in the forward pass (`model.dtype`), Ψ parameters, T of t
 | gathered | | b·min(Ψ, 10⁹) |
 | masters, float32 | 4·T/R | 4·T/R |
 | moments, AdamW's two | 8·T/R | 8·T/R |
-| gradients, float32, and once more as a step begins | 8·T/R | 8·T/R |
-| buckets: gradients on their way, beside them in float32 | (b + 4)·min(T, 5·10⁸) | the same |
+| gradients, float32, once more as a step begins | 8·T/R, in bfloat16 4·T/R | 8·T/R |
+| sums of gradients, where the rest is offloaded | b·ℓ, in bfloat16 + 4·T/R | |
+| buckets: gradients on their way, also in float32 | (b + 4)·max(ℓ, min(T, 5·10⁸)) | as left |
 | reference model, whole, where KL is on without adapters | b·Ψ | b·Ψ |
 
-With `learning.optimizer_offload` masters, moments and gradients are the host's. What a pass holds
-is below; allocators add their holes, on GPUs commonly a tenth, and NCCL and CUDA about 2 GB.
+ℓ is the largest parameter. With `learning.optimizer_offload` masters, moments and gradients are the
+host's. What a pass holds is below; allocators add their holes, on GPUs commonly a tenth, and NCCL
+and CUDA about 2 GB.
 """
 
 from dataclasses import asdict, dataclass
@@ -73,6 +75,7 @@ class RankMemory:
     masters: int
     moments: int
     gradients: int
+    sums: int
     buckets: int
     activations: int
     offloaded: bool
@@ -101,14 +104,19 @@ def rank_memory(
     sharded = learning.zero == 3
     refers = bool(learning.kl) and not model.lora_rank
     largest = largest or Pass.most(learning.tokens_per_pass, architecture)
+    text = architecture.text
+    matrix = 0 if model.lora_rank else text.vocabulary * text.hidden  # the largest parameter
+    one_buffer = learning.zero == 2 and each < EXACT  # for the sum and for the step
+    sums = each * matrix + (EXACT * trained // learning.ranks if one_buffer else 0)
     return RankMemory(
         weights=whole // learning.ranks if sharded else whole,
         gathered=each * min(everything, LIVE) if sharded else 0,
         reference=each * architecture.parameters if refers else 0,
         masters=EXACT * trained // learning.ranks,
         moments=2 * EXACT * trained // learning.ranks,
-        gradients=2 * EXACT * trained // learning.ranks,
-        buckets=(each + EXACT) * min(trained, BUCKET),
+        gradients=(1 if one_buffer else 2) * EXACT * trained // learning.ranks,
+        sums=sums if learning.optimizer_offload and not sharded else 0,
+        buckets=(each + EXACT) * max(matrix, min(trained, BUCKET)),
         activations=pass_memory(architecture, model, largest, logits_mib=learning.logits_mib).peak,
         offloaded=learning.optimizer_offload,
     )

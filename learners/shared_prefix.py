@@ -19,6 +19,8 @@ from learners import attention
 from learners.attention import Layout, Span
 from learners.head import LOGITS_AT_ONCE, LogprobHead
 
+FAMILIES = ("qwen2_5_vl", "qwen3_vl")  # whose language models hand `shared_prefix` on to attention
+
 
 @dataclass(frozen=True, slots=True)
 class VisionFeatures:
@@ -184,11 +186,17 @@ class PackedPolicy(nn.Module):
     """A policy whose forward pass gives the log-probabilities of a pack's completions.
 
     It shares the parameters of the policy that it was made from, whose language model it makes
-    attend by layout where one is given; the policy's own forward pass stays what it was.
+    attend by layout where one is given; the policy's own forward pass stays what it was. Raises
+    ValueError for a model of another family.
     """
 
     def __init__(self, policy: PreTrainedModel, *, logits_at_once: int = LOGITS_AT_ONCE):
         super().__init__()
+        if policy.config.model_type not in FAMILIES:
+            raise ValueError(
+                f"model_type is {policy.config.model_type!r}; the learner knows how "
+                f"{' and '.join(FAMILIES)} attend, and no other"
+            )
         head = policy.get_submodule("lm_head")
         assert isinstance(head, nn.Linear), head
         assert head.bias is None, head

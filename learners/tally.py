@@ -21,7 +21,7 @@ class Tally:
     noise: list[float] = field(default_factory=list)  # |log s| where the policy is untouched
     spanning: list[float] = field(default_factory=list)  # the same where older weights began
     trained_tokens: list[float] = field(default_factory=list)
-    read_tokens: list[float] = field(default_factory=list)  # one entry a pass, padding included
+    read_tokens: list[float] = field(default_factory=list)  # one entry a pass
     token_loss: list[float] = field(default_factory=list)  # SFT, one entry a target token
     read_seconds: list[float] = field(default_factory=list)
 

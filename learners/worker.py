@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from learners import export as outward
 from learners.ahead import ahead
-from learners.engine import build_engine, join_ranks, set_rate
+from learners.engine import build_engine, join_ranks, set_rate, step
 from learners.flops import Flops
 from learners.inputs import Fetch, Reader
 from learners.objective import (
@@ -34,6 +34,7 @@ from learners.objective import (
     sequence_log_ratio,
 )
 from learners.policy import is_vision_frozen, load_policy, load_processor, without_adapters
+from learners.publish import Published, Publisher
 from learners.rows import Row, dummy_row, padded, rows_of_group, with_values
 from learners.schedule import Optimisation
 from learners.shared_prefix import Pack, PackedPolicy, PromptInputs, pack
@@ -42,7 +43,7 @@ from learners.state import load_state, save_state
 from learners.tally import Tally
 from o3rl.config import Learning, Model, Objective, OldLogprobs
 from o3rl.flow import Failure, Prompt, ScoredGroup, Version
-from o3rl.weights import Manifest, WeightSink
+from o3rl.weights import WeightSink
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class LearnerSettings:
     optimisation: Optimisation
     seed: int
     on_gpu: bool
+    shares_gpu: bool = False  # with an engine, by turns
 
 
 class RankWorker:
@@ -93,6 +95,7 @@ class RankWorker:
         self._logits_at_once = learning.logits_mib * 2**20 // 4
         self._reference = self._build_reference()
         self._packed = self._pack_policy(self._policy)
+        self._publisher = Publisher(self._policy, learning.publish)
         self._engine = build_engine(
             self._packed,
             learning,
@@ -148,15 +151,16 @@ class RankWorker:
 
     def restore(self, folder: Path) -> None:
         """Go on from a saved state; all ranks enter. Errors as in `load_state`."""
-        self.batches = load_state(self._engine, folder)
+        seconds = self._settings.learning.seconds
+        self.batches = load_state(self._engine, folder, seconds=seconds)
 
     def export(self, folder: Path) -> None:
         """Write a Hugging Face folder (rank 0), as `outward.export` does; all ranks enter."""
         outward.export(self._policy, self._processor, folder)
 
-    def publish(self, version: Version, sink: WeightSink) -> Manifest | None:
-        """Send the weights as `version`; all ranks enter, rank 0 writes and has the manifest."""
-        return outward.publish(self._policy, version, sink=sink)
+    def publish(self, version: Version, sink: WeightSink) -> Published | None:
+        """Send the weights as `version`; all ranks enter, rank 0 sends and is told of it."""
+        return self._publisher.send(version, sink)
 
     def close(self) -> None:
         """Leave the process group."""
@@ -265,8 +269,7 @@ class RankWorker:
             self._tally.entropy += mean_over_tokens(entropy_ST, batch.mask_ST).tolist()
             losses_S = losses(rows_B, batch, logprobs_ST)
             self._engine.backward(losses_S.sum() * scale)
-        self._engine.step()
-        return [float(self._engine.get_global_grad_norm())]
+        return [step(self._engine)]
 
     def _untouched_losses(self, rows_B: Sequence[Row], batch: Pack, logprobs_ST: Tensor) -> Tensor:
         """`_policy_losses` by weights that no step has changed since they sampled."""
@@ -382,4 +385,6 @@ class RankWorker:
                 len(norms),
             )
         self.batches += 1
+        if self._settings.shares_gpu:
+            torch.cuda.empty_cache()  # the engine's turn
         return metrics

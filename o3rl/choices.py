@@ -44,6 +44,29 @@ class PromptStyle(StrEnum):
     brief = "brief"
 
 
+class Placement(StrEnum):
+    """Where a replica is. separate: on a GPU, or a part of one, that is its own all the time.
+
+    colocated: on the learner's only GPU, whose memory they have by turns: the engine sleeps while
+    the learner learns, its optimiser's state stays in the machine's memory.
+    """
+
+    separate = "separate"
+    colocated = "colocated"
+
+
+class Publish(StrEnum):
+    """What is sent of new weights: all, or the values that changed since the last version.
+
+    The same weights either way, bit for bit. `changes` is for bfloat16 and small learning rates,
+    where few values change; rank 0 and each node keep the last version in memory, to compare with
+    and to patch.
+    """
+
+    full = "full"
+    changes = "changes"
+
+
 class Spanning(StrEnum):
     """What becomes of rollouts that are being sampled when new weights arrive.
 

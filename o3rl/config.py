@@ -15,7 +15,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from o3rl.choices import Objective, OldLogprobs, Profile, PromptStyle, Schedule, Spanning
+from o3rl.choices import (
+    Objective,
+    OldLogprobs,
+    Placement,
+    Profile,
+    PromptStyle,
+    Publish,
+    Schedule,
+    Spanning,
+)
 from o3rl.requirements import all_right, noted, require
 from o3rl.sections import (
     WAIVABLE,
@@ -44,8 +53,10 @@ __all__ = [
     "Model",
     "Objective",
     "OldLogprobs",
+    "Placement",
     "Profile",
     "PromptStyle",
+    "Publish",
     "Rewards",
     "Rollouts",
     "Run",
@@ -159,6 +170,8 @@ def check_combinations(run: Run) -> None:
         f"{longest} or more, what sampling.max_prompt_tokens and max_tokens, and rollouts."
         "max_model_tokens allow: else what is sampled may be too long to be trained",
     )
+    if run.rollouts.placement is Placement.colocated:
+        _check_colocated(run)
     for name, resource in (
         ("rollouts.resource", run.rollouts.resource),
         ("cluster.learner_resource", run.cluster.learner_resource),
@@ -178,6 +191,24 @@ def check_combinations(run: Run) -> None:
             f"{needed:g} or more, which learner ranks, replicas and scorers ask for: else one of "
             "them is never placed",
         )
+
+
+def _check_colocated(run: Run) -> None:
+    """One rank and one replica by turns: neither may be at work when the other is."""
+    rollouts, cluster, learning = run.rollouts, run.cluster, run.learning
+    gpus = (rollouts.gpus, cluster.gpus_per_rank)
+    parts = min(gpus) > 0 and sum(gpus) <= 1
+    offload = learning.optimizer_offload
+    rules = (
+        ("rollouts.gpus, cluster.gpus_per_rank", gpus, parts, "parts of one GPU"),
+        ("rollouts.replicas", rollouts.replicas, rollouts.replicas == 1, "1"),
+        ("rollouts.max_replicas", rollouts.max_replicas, rollouts.max_replicas <= 1, "0 or 1"),
+        ("learning.ranks", learning.ranks, learning.ranks == 1, "1"),
+        ("learning.optimizer_offload", offload, offload, "true"),
+        ("loop.max_staleness", run.loop.max_staleness, run.loop.max_staleness == 0, "0"),
+    )
+    for name, value, right, rule in rules:
+        require(right, name, value, f"{rule} where rollouts.placement is colocated")
 
 
 def cpus_needed(run: Run) -> float:

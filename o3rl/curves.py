@@ -6,7 +6,7 @@ left out. Raw values are drawn faint, a running mean on top.
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ Series = Mapping[str, Sequence[tuple[int, float]]]
 INK, GRID, PAPER = "#1f2933", "#e4e7eb", "#ffffff"
 COLORS = ("#2563eb", "#e8590c", "#2f9e44", "#9c36b5", "#c2255c", "#0c8599", "#f59f00", "#868e96")
 WORDS = PART_WORDS | {
-    "p95": "95 %",
+    "noise/p95": "noise, 95 %",
+    "spanning/p95": "spanning rollouts, 95 %",
     "has_claim": "makes a claim",
     "zero_spread": "groups without spread",
 }
@@ -93,31 +94,37 @@ PANELS = (
     Panel("Distance from the first policy", "nats a token", ("kl",)),
     Panel("Gradient norm", "before clipping", ("gradient/norm",)),
     Panel("Seconds a step, by stage", "seconds", ("seconds/*",), kind="stack"),
+    Panel("Tokens sampled", "tokens/s", ("tokens/second",)),
     Panel("Rollout replicas", "replicas", ("pool/members", "pool/healthy")),
     Panel("Prompts on their way", "prompts", ("queue/running", "queue/ready")),
     Panel("Age of what is trained on", "versions", ("stale/mean", "stale/max")),
     Panel("Cold start: loss", "nats a token", ("sft/loss",)),
 )
+TITLES = tuple(panel.title for panel in PANELS)
 SUMS = {"reward/total", "reward/total_without_format", "seconds/step"}  # not among their parts
 
 
-def draw(metrics: Path, picture: Path, *, title: str) -> list[str]:
+def draw(
+    metrics: Path, picture: Path, *, title: str, panels: Collection[str] = TITLES
+) -> list[str]:
     """Draw the curves of the `metrics` file as PNG at `picture`; returns the panels' titles.
 
-    Raises FileNotFoundError without metrics, ValueError if no panel has anything to show.
+    `panels` are the titles of those wanted. Raises FileNotFoundError without metrics, ValueError if
+    no panel has anything to show.
     """
     series = finite(read_series(metrics))
-    panels = [(panel, names) for panel in PANELS if (names := matching(panel, series))]
-    if not panels:
+    wanted = [panel for panel in PANELS if panel.title in panels]
+    drawn = [(panel, names) for panel in wanted if (names := matching(panel, series))]
+    if not drawn:
         raise ValueError(f"{metrics} has nothing to draw; it holds {sorted(series) or 'no metric'}")
-    figure, axes = _figure(len(panels), title)
-    for axis, (panel, names) in zip(axes, panels, strict=True):
+    figure, axes = _figure(len(drawn), title)
+    for axis, (panel, names) in zip(axes, drawn, strict=True):
         _draw_panel(axis, panel, {name: series[name] for name in names})
     picture.parent.mkdir(parents=True, exist_ok=True)
     aside = picture.with_name(f".{picture.name}.{os.getpid()}")
     figure.savefig(aside, format="png", dpi=110, facecolor=PAPER)
     aside.replace(picture)
-    return [panel.title for panel, _ in panels]
+    return [panel.title for panel, _ in drawn]
 
 
 def finite(series: Series) -> dict[str, list[tuple[int, float]]]:
@@ -230,4 +237,6 @@ def _legend_columns(count: int) -> int:
 
 def _label(name: str) -> str:
     own = name.rsplit("/", 1)[-1]
+    if name in WORDS:
+        return WORDS[name]
     return WORDS.get(own, own.replace("_", " ").replace("iou", "IoU"))

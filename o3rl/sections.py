@@ -8,7 +8,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from o3rl.choices import Objective, OldLogprobs, Profile, PromptStyle, Schedule, Spanning
+from o3rl.choices import (
+    Objective,
+    OldLogprobs,
+    Placement,
+    Profile,
+    PromptStyle,
+    Publish,
+    Schedule,
+    Spanning,
+)
 from o3rl.flow import PARTS, Task
 from o3rl.requirements import require
 
@@ -152,12 +161,9 @@ class Rewards:
         require(self.workers >= 1, "rewards.workers", self.workers, "1 or more")
         require(self.seconds > 0, "rewards.seconds", self.seconds, "more than 0")
         require(self.custom_errors >= 1, "rewards.custom_errors", self.custom_errors, "1 or more")
-        require(
-            all(weight >= 0 for weight in self.weights.values()),
-            "rewards.weights",
-            self.weights,
-            "0 or more each",
-        )
+        weights = self.weights
+        least = min(weights.values(), default=0.0)
+        require(least >= 0, "rewards.weights", weights, "0 or more each")
         self._check_names()
 
     def _check_names(self) -> None:
@@ -197,6 +203,7 @@ class Learning:
     optimizer_offload: bool = False
     tokens_per_pass: int = 17152  # the longest [prompt + completions] run through the model at once
     logits_mib: int = 512  # of logits held at once, in float32; as much again for their softmax
+    publish: Publish = Publish.full
     permute_advantages: bool = False  # a control: shuffled over the batch they must teach nothing
     seconds: float = 1800.0  # limit for one update
 
@@ -230,6 +237,8 @@ class Rollouts:
     cpus: float = 1.0
     gpus: float = 1.0  # per replica; 0 on a machine without
     resource: str = ""  # Ray's name for what only nodes for replicas have; empty: any node
+    placement: Placement = Placement.separate
+    transfer: str = "object_store"  # of weights to replicas; the only way that is built
     tensor_parallel: int = 1
     memory_share: float = 0.85  # of a GPU, weights included
     kv_cache_gib: int = 1  # on CPU
@@ -259,15 +268,17 @@ class Rollouts:
         )
         require(self.scale_after >= 1, "rollouts.scale_after", self.scale_after, "1 or more")
         require(self.cpus > 0, "rollouts.cpus", self.cpus, "more than 0")
+        require(
+            self.transfer == "object_store",
+            "rollouts.transfer",
+            self.transfer,
+            "object_store, which serves every placement; nccl and ipc are not built",
+        )
         require(self.gpus >= 0, "rollouts.gpus", self.gpus, "0 or more")
         require(self.tensor_parallel >= 1, "rollouts.tensor_parallel", self.tensor_parallel, ">= 1")
         require(0 < self.memory_share < 1, "rollouts.memory_share", self.memory_share, "in (0, 1)")
-        require(
-            self.stand_in_seconds >= 0,
-            "rollouts.stand_in_seconds",
-            self.stand_in_seconds,
-            "0 (vLLM) or more",
-        )
+        seconds = self.stand_in_seconds
+        require(seconds >= 0, "rollouts.stand_in_seconds", seconds, "0 (vLLM) or more")
         for name in ("kv_cache_gib", "max_model_tokens", "max_batched_tokens"):
             value = getattr(self, name)
             require(value > 0, f"rollouts.{name}", value, "more than 0")
@@ -296,25 +307,19 @@ class Loop:
             value = getattr(self, name)
             require(value >= 1, f"loop.{name}", value, "1 or more")
         require(self.steps >= 0, "loop.steps", self.steps, "0 (by epochs) or more")
-        require(
-            self.min_group >= 2, "loop.min_group", self.min_group, "2 or more: one has no spread"
-        )
+        least = self.min_group
+        require(least >= 2, "loop.min_group", least, "2 or more: one has no spread")
         require(
             0 <= self.max_staleness <= 16,
             "loop.max_staleness",
             self.max_staleness,
             "0 (synchronous) to 16 versions",
         )
-        require(
-            self.straggler_seconds > 0,
-            "loop.straggler_seconds",
-            self.straggler_seconds,
-            "more than 0",
-        )
+        seconds = self.straggler_seconds
+        require(seconds > 0, "loop.straggler_seconds", seconds, "more than 0")
         require(self.validate_every >= 0, "loop.validate_every", self.validate_every, "0 or more")
-        require(
-            self.checkpoint_every >= 1, "loop.checkpoint_every", self.checkpoint_every, "1 or more"
-        )
+        every = self.checkpoint_every
+        require(every >= 1, "loop.checkpoint_every", every, "1 or more")
 
 
 @dataclass

@@ -5,17 +5,17 @@ are fused by the engine: a layer sent in part would be left part uninitialised),
 safetensors bytes, and the manifest names each tensor with the digest of its bytes. The learner
 writes to a `WeightSink`, a replica pulls from a `WeightSource`.
 
-Laws: a version is readable only after `commit`; it never names two sets of weights; a shelf keeps
-the newest few versions. No torch here: tensors are named bytes.
+Laws: a version is readable only after `commit`; it never names two sets of weights. No torch here:
+tensors are named bytes.
 """
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 from math import prod
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol
 
 from o3rl.flow import Version
 
@@ -61,6 +61,11 @@ class RawTensor:
                 f"{self.name} {self.dtype}{list(self.shape)} has {size} bytes, not {expected}"
             )
 
+    @property
+    def item_bytes(self) -> int:
+        """Of one value."""
+        return _ITEM_BYTES[self.dtype]
+
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
@@ -89,12 +94,15 @@ class Bucket:
 class Manifest:
     """All buckets of one version, in order of their index.
 
+    `base`: the next version may come as a patch of this one, whose files are then worth keeping.
+
     Raises ValueError if a bucket is missing, a tensor is named twice or a layer is split over two
     buckets, naming it.
     """
 
     version: Version
     buckets: tuple[Bucket, ...]
+    base: bool = False
 
     def __post_init__(self):
         indices = [bucket.index for bucket in self.buckets]
@@ -172,11 +180,18 @@ def split_layers(sizes: Iterable[tuple[str, int]], limit: int) -> tuple[tuple[st
 
 
 def pack(index: int, tensors: Sequence[RawTensor]) -> tuple[Bucket, bytes]:
-    """A bucket and its payload: safetensors, wide types first so that all data are aligned."""
+    """A bucket and its payload."""
+    payload = serialised(tensors)
+    entries = tuple(TensorEntry(t.name, t.dtype, t.shape, digest_of(t.data)) for t in tensors)
+    return Bucket(index, entries, len(payload)), payload
+
+
+def serialised(tensors: Sequence[RawTensor]) -> bytes:
+    """Safetensors, wide types first so that all data are aligned."""
     header: dict[str, dict[str, str | list[int]]] = {}
     parts: list[bytes | memoryview] = []
     end = 0
-    for tensor in sorted(tensors, key=lambda tensor: -_ITEM_BYTES[tensor.dtype]):
+    for tensor in sorted(tensors, key=lambda tensor: -tensor.item_bytes):
         start, end = end, end + memoryview(tensor.data).nbytes
         header[tensor.name] = {
             "dtype": _CODES[tensor.dtype],
@@ -186,9 +201,7 @@ def pack(index: int, tensors: Sequence[RawTensor]) -> tuple[Bucket, bytes]:
         parts.append(tensor.data)
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    payload = b"".join([len(text).to_bytes(8, "little"), text, *parts])
-    entries = tuple(TensorEntry(t.name, t.dtype, t.shape, digest_of(t.data)) for t in tensors)
-    return Bucket(index, entries, len(payload)), payload
+    return b"".join([len(text).to_bytes(8, "little"), text, *parts])
 
 
 def unpack(payload: bytes | memoryview) -> dict[str, RawTensor]:
@@ -250,6 +263,13 @@ class WeightSink(Protocol):
         """Take one bucket; not readable before `commit`."""
         ...
 
+    def put_patch(self, version: Version, bucket: Bucket, base: Version, patch: bytes) -> None:
+        """Take one bucket as what changed since `base` (`o3rl.patches`).
+
+        Raises LookupError if `base` is not held, ValueError if it does not make the bucket.
+        """
+        ...
+
     def commit(self, manifest: Manifest) -> None:
         """Make the version readable. Raises ValueError if a bucket of it was not put."""
         ...
@@ -266,107 +286,12 @@ class WeightSource(Protocol):
         """Safetensors bytes of one bucket. Raises LookupError if it is not held."""
         ...
 
+    def patch(self, version: Version, index: int) -> tuple[Version, bytes | memoryview] | None:
+        """What changed in one bucket, and since which version; None if it was put whole.
 
-Payload = TypeVar("Payload")
-
-
-@dataclass
-class Shelf(Generic[Payload]):
-    """The newest `keep` versions: manifests, and payloads in whatever form their holder has them.
-
-    State only, no transport: the in-memory weights below and the Ray store both hold one.
-    """
-
-    keep: int = 2
-    _open: dict[Version, dict[int, tuple[Bucket, Payload]]] = field(default_factory=dict)
-    _held: dict[Version, tuple[Manifest, tuple[Payload, ...]]] = field(default_factory=dict)
-
-    @property
-    def versions(self) -> tuple[Version, ...]:
-        """Readable versions, oldest first."""
-        return tuple(sorted(self._held))
-
-    def put(self, version: Version, bucket: Bucket, payload: Payload) -> None:
-        """Take one bucket of a version that is not committed yet; a repeat replaces.
-
-        Raises ValueError if the version is not newer than those held.
+        Raises LookupError if the version is not held.
         """
-        self._refuse_old(version)
-        self._open.setdefault(version, {})[bucket.index] = (bucket, payload)
-
-    def commit(self, manifest: Manifest) -> tuple[Version, ...]:
-        """Make a version readable; returns the versions that made room for it.
-
-        A repeat changes nothing. Raises ValueError if its buckets are not those that were put, or
-        if another manifest as new is held.
-        """
-        if manifest.version in self._held and self._held[manifest.version][0] == manifest:
-            return ()
-        self._refuse_old(manifest.version)
-        put = self._open.get(manifest.version, {})
-        for bucket in manifest.buckets:
-            if bucket.index not in put or put[bucket.index][0] != bucket:
-                raise ValueError(
-                    f"version {manifest.version}: bucket {bucket.index} of the manifest was not put"
-                )
-        payloads = tuple(put[bucket.index][1] for bucket in manifest.buckets)
-        self._held[manifest.version] = (manifest, payloads)
-        self._open = {v: b for v, b in self._open.items() if v > manifest.version}
-        dropped = self.versions[: -self.keep]
-        for version in dropped:
-            del self._held[version]
-        return dropped
-
-    def manifest(self, version: Version | None = None) -> Manifest:
-        """Of `version` or the newest. Raises LookupError naming what is held."""
-        return self._find(version)[0]
-
-    def payload(self, version: Version, index: int) -> Payload:
-        """Of one bucket. Raises LookupError naming what is held."""
-        payloads = self._find(version)[1]
-        if not 0 <= index < len(payloads):
-            raise LookupError(f"version {version} has {len(payloads)} buckets; no bucket {index}")
-        return payloads[index]
-
-    def _find(self, version: Version | None) -> tuple[Manifest, tuple[Payload, ...]]:
-        if not self._held:
-            raise LookupError("no weights were published yet")
-        wanted = max(self._held) if version is None else version
-        if wanted not in self._held:
-            held = ", ".join(str(v) for v in self.versions)
-            raise LookupError(f"weights of version {wanted} are not held; held: {held}")
-        return self._held[wanted]
-
-    def _refuse_old(self, version: Version) -> None:
-        if self._held and version <= max(self._held):
-            raise ValueError(
-                f"version {version} is not newer than {max(self._held)}; no version may name two "
-                "sets of weights"
-            )
-
-
-class MemoryWeights:
-    """Sink and source in one process, every payload checked as it is put."""
-
-    def __init__(self, *, keep: int = 2):
-        self._shelf: Shelf[bytes] = Shelf(keep)
-
-    def put(self, version: Version, bucket: Bucket, payload: bytes) -> None:
-        """Take one bucket. Raises ValueError naming a tensor that differs from its entry."""
-        verify(bucket, payload)
-        self._shelf.put(version, bucket, payload)
-
-    def commit(self, manifest: Manifest) -> None:
-        """Make the version readable."""
-        self._shelf.commit(manifest)
-
-    def manifest(self, version: Version | None = None) -> Manifest:
-        """Of `version` or the newest."""
-        return self._shelf.manifest(version)
-
-    def payload(self, version: Version, index: int) -> bytes:
-        """Safetensors bytes of one bucket."""
-        return self._shelf.payload(version, index)
+        ...
 
 
 def publish(

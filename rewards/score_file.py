@@ -8,7 +8,6 @@ image.
 """
 
 import json
-import logging
 import math
 from collections.abc import Mapping
 from contextlib import suppress
@@ -29,8 +28,6 @@ from o3rl.truth import (
 )
 from rewards.scorer import Scorer
 
-log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, slots=True)
 class Counts:
@@ -43,9 +40,9 @@ class Counts:
 def score_file(source: Path, out: Path, *, profile: str) -> Counts:
     """Write one line for each good line of `source`: `line`, `parts`, `total`, `claims`, more.
 
-    A bad line is logged, counted and left out; blank lines are skipped. `out` is replaced when all
-    is written, so it may be `source`. Raises ValueError for an
-    unknown profile, OSError if a file cannot be read or written.
+    A bad line is counted and left out; blank lines are skipped. `out` is replaced when all is
+    written, so it may be `source`. Raises ValueError for an unknown profile, OSError if a file
+    cannot be read or written.
     """
     names = [known.value for known in Profile]
     if profile not in names:
@@ -61,7 +58,6 @@ def score_file(source: Path, out: Path, *, profile: str) -> Counts:
                 reward = score_record(_record(line), scorer, profile=Profile(profile))
             except ValueError as error:
                 bad.append((number, str(error)))
-                log.warning("%s line %d: %s", source, number, error)
                 continue
             results.write(json.dumps({"line": number, **as_record(reward)}) + "\n")
             scored += 1

@@ -12,7 +12,8 @@ import pytest
 
 from o3rl.config import Model, PromptStyle, Rollouts, Sampling
 from o3rl.flow import FramePlan, Group, Prompt, Row, Task, Truth, Version
-from o3rl.weights import MemoryWeights, RawTensor, publish, unpack
+from o3rl.shelf import MemoryWeights
+from o3rl.weights import RawTensor, publish, unpack
 
 T = TypeVar("T")
 

@@ -14,6 +14,7 @@ from ray.cluster_utils import Cluster
 
 from actors.marks import DIES
 from actors.rollout import RolloutPool, State
+from o3rl.config import Placement
 from o3rl.flow import Failure, Group, Version
 from tests.actors.conftest import (
     ROLLOUTS,
@@ -102,6 +103,13 @@ async def many(pool: RolloutPool, count: int) -> list[Group | Failure]:
 def versions(groups: list[Group | Failure]) -> set[Version]:
     assert all(isinstance(group, Group) for group in groups), groups
     return {v for g in groups for r in g.rollouts_G for _, v in r.spans}  # pyright: ignore
+
+
+def test_one_that_shares_the_learners_gpu_stays_alone(pool, run, monkeypatch):
+    colocated = replace(QUICK, placement=Placement.colocated)
+    monkeypatch.setattr(pool._fleet, "_rollouts", colocated)
+    with pytest.raises(ValueError, match=r"2 replicas are wanted; rollouts\.placement"):
+        run(pool.scale(2))
 
 
 def test_replicas_join_while_others_serve(pool, run):
@@ -253,3 +261,19 @@ def test_a_lost_node_costs_its_prompts_and_its_replica_moves(pool, run, cluster)
         return await many(pool, 6)
 
     assert versions(run(lose())) == {Version(0, 2)}
+
+
+def test_what_sleeps_serves_again_with_the_next_weights(pool, run, version):
+    async def sleep_and_load():
+        await pool.sleep()
+        asleep = pool.states
+        late = asyncio.create_task(pool.sample(prompt(0)))
+        await asyncio.sleep(0.5)
+        waits = not late.done()
+        await pool.load(version(3))
+        return asleep, waits, await late
+
+    asleep, waits, group = run(sleep_and_load())
+    assert set(asleep) == {State.STALE}
+    assert waits
+    assert versions([group]) == {Version(0, 3)}

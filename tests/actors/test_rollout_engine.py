@@ -10,7 +10,9 @@ from actors.outcome import EngineBroken
 from o3rl.config import Spanning
 from o3rl.flow import Failure, Group, Version
 from o3rl.media import digest
-from o3rl.weights import MemoryWeights, RawTensor
+from o3rl.patches import difference
+from o3rl.shelf import MemoryWeights
+from o3rl.weights import Manifest, RawTensor, pack
 from tests.actors.conftest import (
     FRAMES,
     ROLLOUTS,
@@ -270,6 +272,38 @@ def test_image_placeholders_are_never_sampled(engine, run, policies):
     assert all(pad not in r.tokens_T for r in run(generate(engine, 3)).rollouts_G)
 
 
+def test_what_changed_alone_makes_the_engine_that_all_of_it_makes(engine, run, policies):
+    """The same parameters inside vLLM, by its own checksums; a few bytes instead of all."""
+    weights = tensors(policies.changed)
+    after = {name: nudged(tensor) for name, tensor in weights.items()}
+    source = MemoryWeights()
+    [(bucket, payload)] = [pack(0, list(weights.values()))]
+    base, version = Version(0, 5), Version(0, 6)
+    source.put(base, bucket, payload)
+    source.commit(Manifest(base, (bucket,), base=True))
+    run(engine.load(source))
+
+    bucket, new = pack(0, list(after.values()))
+    source.put_patch(version, bucket, base, difference(payload, new).payload)
+    source.commit(Manifest(version, (bucket,), base=True))
+    loaded = run(engine.load(source))
+    assert loaded.fetched < loaded.size / 20
+    by_changes = run(engine.checksums())
+
+    run(engine.load(published(weights, Version(0, 7))))
+    assert run(engine.checksums()) != by_changes
+    whole = run(engine.load(published(after, Version(0, 8))))
+    assert whole.fetched > whole.size
+    assert run(engine.checksums()) == by_changes
+
+
+def nudged(tensor: RawTensor) -> RawTensor:
+    """Every hundredth value by its last bit."""
+    bits = np.frombuffer(tensor.data, dtype=np.uint32).copy()
+    bits[::100] ^= 1
+    return RawTensor(tensor.name, tensor.dtype, tensor.shape, bits.tobytes())
+
+
 def test_an_update_that_fails_half_way_ends_the_engine(engine, run, policies):
     """A tensor of another shape, that name and digest cannot tell; the last test of this engine."""
     weights = tensors(policies.changed)
@@ -277,8 +311,8 @@ def test_an_update_that_fails_half_way_ends_the_engine(engine, run, policies):
     whole = weights[name]
     rows, columns = whole.shape
     half = RawTensor(name, whole.dtype, (rows // 2, columns), whole.data[: len(whole.data) // 2])
-    with pytest.raises(EngineBroken, match=r"update to version 0\.3 failed"):
-        run(engine.load(published({**weights, name: half}, Version(0, 3))))
-    with pytest.raises(EngineBroken, match=r"cannot serve: update to version 0\.3"):
+    with pytest.raises(EngineBroken, match=r"update to version 0\.9 failed"):
+        run(engine.load(published({**weights, name: half}, Version(0, 9))))
+    with pytest.raises(EngineBroken, match=r"cannot serve: update to version 0\.9"):
         run(generate(engine, 1))
-    assert engine.version == Version(0, 2)
+    assert engine.version == Version(0, 8)

@@ -11,7 +11,7 @@ import pytest
 from actors.rollout import RolloutPool, State
 from o3rl.decode import MediaError
 from o3rl.flow import Failure, Group, Version
-from o3rl.weights import MemoryWeights
+from o3rl.shelf import MemoryWeights
 from tests.actors.conftest import (
     ROLLOUTS,
     SAMPLING,

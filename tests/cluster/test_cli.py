@@ -78,6 +78,25 @@ def test_bench_of_rewards_needs_nothing_heavy_and_a_run_that_is_there(tmp_path):
     assert (code, error) == (1, "o3rl bench: --seconds is 0; it must be more than 0\n")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["sft", "tiny_demo", "sft.rows=NOWHERE/rows"], "NOWHERE/rows"),
+        (["train", "tiny_demo", "data.train=NOWHERE/rows"], "NOWHERE/rows"),
+        (["train", "tiny_demo", "--replay", "NOWHERE/batches"], "NOWHERE/batches holds no batch"),
+        (["answer", __file__, "What is it?", "--model", "NOWHERE/m"], "no folder NOWHERE/m"),
+    ],
+    ids=str,
+)
+def test_data_that_are_not_there_are_told_before_anything_starts(arguments, said, tmp_path):
+    there = [text.replace("NOWHERE", str(tmp_path)) for text in arguments]
+    where = [] if arguments[0] == "answer" else [f"folder={tmp_path}/run"]
+    code, error, imported = refused([*there, *where])
+    assert (code, imported) == (1, [])
+    assert said.replace("NOWHERE", str(tmp_path)) in error
+    assert not (tmp_path / "run").exists()
+
+
 def test_answer_refuses_a_missing_video_at_once(tmp_path):
     code, error, imported = refused(
         ["answer", str(tmp_path / "none.mp4"), "What is it?", "--model", "tiny"]

@@ -9,6 +9,7 @@ import pytest
 
 from cluster.store import Mirror, WeightStore, start_store
 from o3rl.flow import Version
+from o3rl.patches import difference
 from o3rl.weights import Manifest, RawTensor, pack, publish, verify
 
 V1, V2, V3 = Version(0, 1), Version(0, 2), Version(1, 3)
@@ -27,9 +28,9 @@ def test_the_mirror_gives_back_what_was_written_whole(tmp_path):
     [(back, bytes_back)] = mirror.buckets(V2)
     assert back == bucket
     assert bytes_back.tobytes() == payload
-    assert not mirror.is_complete(V2)
-    mirror.commit(Manifest(V2, (bucket,)))
-    assert mirror.is_complete(V2)
+    assert mirror.committed(V2) is None
+    mirror.commit(Manifest(V2, (bucket,), base=True))
+    assert mirror.committed(V2) == {"buckets": 1, "base": True}
     mirror.put(V3, bucket, np.frombuffer(payload, dtype=np.uint8))
     (tmp_path / "weights" / str(V3) / "00000.json").unlink()  # as if killed before the entries
     assert mirror.buckets(V3) == []
@@ -66,6 +67,35 @@ def test_what_is_published_can_be_pulled(store):
         assert verify(bucket, store.payload(V1, bucket.index))
     with pytest.raises(ValueError, match="not newer"):
         store.put(V1, manifest.buckets[0], b"")
+
+
+@pytest.mark.e2e
+def test_what_changed_is_put_and_pulled_beside_the_whole(cluster, store):
+    old, new = weights(1), weights(1) | {"l.1.q": weights(2)["l.1.q"]}
+    bucket, payload = pack(0, list(old.values()))
+    store.put(V1, bucket, payload)
+    store.commit(Manifest(V1, (bucket,), base=True))
+    assert store.patch(V1, 0) is None
+
+    bucket, after = pack(0, list(new.values()))
+    patch = difference(payload, after).payload
+    with pytest.raises(LookupError, match=r"version 1\.3 are not held"):
+        store.put_patch(V2, bucket, V3, patch)
+    with pytest.raises(ValueError, match=r"bytes of l\.1\.q have digest"):
+        store.put_patch(V2, bucket, V1, difference(payload, payload).payload)
+    store.put_patch(V2, bucket, V1, patch)
+    store.commit(Manifest(V2, (bucket,), base=True))
+    assert bytes(store.payload(V2, 0)) == after
+    base, pulled = store.patch(V2, 0)
+    assert (base, bytes(pulled)) == (V1, patch)
+
+    pid = cluster.get(store.actor.pid.remote(), timeout=60)
+    os.kill(pid, signal.SIGKILL)
+    time.sleep(0.5)
+    assert store.patch(V2, 0) is None, "a restart keeps what is whole"
+    store.commit(Manifest(V2, (bucket,), base=True))  # as Ray repeats a call without an answer
+    assert store.manifest().base
+    assert bytes(store.payload(V2, 0)) == after
 
 
 @pytest.mark.e2e

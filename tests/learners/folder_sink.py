@@ -15,5 +15,8 @@ class FolderSink:
     def put(self, version: Version, bucket: Bucket, payload: bytes) -> None:
         (self.folder / f"{version}-{bucket.index}").write_bytes(payload)
 
+    def put_patch(self, version: Version, bucket: Bucket, base: Version, patch: bytes) -> None:
+        raise LookupError(f"{version}-{bucket.index}: {len(patch)} bytes, and no {base}")
+
     def commit(self, manifest: Manifest) -> None:
         (self.folder / f"{manifest.version}").write_bytes(pickle.dumps(manifest))

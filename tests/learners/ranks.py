@@ -13,9 +13,9 @@ def run(
     port: int,
     settings: Sequence[LearnerSettings],
     fetch: Fetch,
-    calls: Sequence[tuple[str, Sequence[Any]]],
+    calls: Sequence[Sequence[tuple[str, Sequence[Any]]]],
 ) -> list[list[dict[str, float]]]:
-    """By setting the metrics of each call, given as a method and its argument for every rank."""
+    """By setting what each of its calls gave: a method and its argument for every rank."""
     os.environ |= {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
@@ -25,8 +25,8 @@ def run(
         "DS_ACCELERATOR": "cpu",
     }
     found = []
-    for chosen in settings:
+    for chosen, its_calls in zip(settings, calls, strict=True):
         worker = RankWorker(chosen, fetch)
-        found.append([getattr(worker, method)(by_rank[rank]) for method, by_rank in calls])
+        found.append([getattr(worker, method)(by_rank[rank]) for method, by_rank in its_calls])
     worker.close()
     return found

@@ -147,15 +147,19 @@ def test_a_rank_holds_its_share():
     assert (two.weights, two.gathered, two.reference) == (2 * count, 0, 0)
     assert (three.weights, three.gathered) == (count // 2, 2 * 10**9)
     assert three.reference == 2 * count
-    for found in (two, three):
-        assert (found.masters, found.moments, found.gradients) == (count, 2 * count, 2 * count)
-        assert found.buckets == 6 * 5 * 10**8
-        assert found.host == 0
+    head = 152064 * 3584  # more than a bucket: reduced alone
+    for found, gradients in ((two, count), (three, 2 * count)):
+        assert (found.masters, found.moments, found.gradients) == (count, 2 * count, gradients)
+        assert found.buckets == 6 * head
+        assert (found.host, found.sums) == (0, 0)
     offloaded = rank_memory(
         sizes, model, Learning(ranks=4, optimizer_offload=True), largest=largest
     )
-    assert offloaded.host == 5 * count
-    assert offloaded.device == two.device - 5 * count
+    assert offloaded.host == 4 * count
+    assert offloaded.sums == count + 2 * head
+    assert offloaded.device == two.device - 4 * count + offloaded.sums
+    exact = rank_memory(sizes, Model(dtype="float32"), Learning(ranks=4), largest=largest)
+    assert exact.gradients == 2 * count
 
 
 def test_adapters_train_little():

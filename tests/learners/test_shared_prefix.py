@@ -1,8 +1,11 @@
 """One pass for a group against one plain pass per completion."""
 
+import copy
+
 import plain
 import pytest
 import torch
+from plain import FAMILIES
 
 from learners.policy import load_policy
 from learners.rows import dummy_row
@@ -87,10 +90,20 @@ def test_parts_of_a_group_equal_the_whole(policy, segments):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
-def test_dummy_row_passes_through(policy):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_dummy_row_passes_through(family):
+    policy = FAMILIES[family]()
     logprobs_ST, _ = PackedPolicy(policy)(pack([dummy_row(policy.config).segment]))
     assert logprobs_ST.shape == (1, 1)
     assert torch.isfinite(logprobs_ST).all()
+
+
+def test_a_model_of_a_family_that_nobody_tried_is_refused(policy):
+    other = copy.copy(policy)
+    other.config = copy.copy(policy.config)
+    other.config.model_type = "qwen2_vl"
+    with pytest.raises(ValueError, match="'qwen2_vl'; the learner knows how qwen2_5_vl and qwen3"):
+        PackedPolicy(other)
 
 
 def test_empty_completions_are_refused(segments):

@@ -2,17 +2,27 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from plain import TEXT, VISION
 from safetensors.torch import load_file
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+)
 
-from learners.policy import load_policy
+from learners.inputs import Reader
+from learners.policy import load_policy, load_processor
 from learners.worker import RankWorker
-from o3rl.config import Objective, OldLogprobs
+from o3rl.config import Model, Objective, OldLogprobs, Publish
 from o3rl.flow import Version
-from o3rl.weights import MemoryWeights, unpack
+from o3rl.shelf import MemoryWeights
+from o3rl.weights import unpack
 
 pytestmark = pytest.mark.usefixtures("rank_alone")
 NOW = Version(0, 0)
@@ -21,7 +31,9 @@ NOW = Version(0, 0)
 def weights_of(worker: RankWorker) -> dict[str, torch.Tensor]:
     """What it publishes, as tensors by name."""
     memory = MemoryWeights()
-    manifest = worker.publish(Version(0, 1), memory)
+    published = worker.publish(Version(0, 1), memory)
+    assert published is not None
+    manifest = published.manifest
     raw = [unpack(memory.payload(manifest.version, bucket.index)) for bucket in manifest.buckets]
     return {
         name: torch.frombuffer(bytearray(tensor.data), dtype=getattr(torch, tensor.dtype)).view(
@@ -59,11 +71,12 @@ def plain_gspo(policy, groups, reader, fetch, clip: float) -> torch.Tensor:
 
 
 @pytest.mark.e2e
+@pytest.mark.parametrize("offload", [False, True], ids=["device", "offloaded"])
 @pytest.mark.parametrize("zero", [2, 3])
-def test_a_step_is_a_plain_adamw_step(zero, settings, model, groups, fetch, reader):
+def test_a_step_is_a_plain_adamw_step(zero, offload, settings, model, groups, fetch, reader):
     # Several passes (260 tokens each), clipping of the norm (about 5) to 1, weight decay.
-    chosen = settings(zero=zero, mini_batches=1, tokens_per_pass=260, weight_decay=0.1)
-    worker = RankWorker(chosen, fetch)
+    fields = {"mini_batches": 1, "tokens_per_pass": 260, "weight_decay": 0.1}
+    worker = RankWorker(settings(zero=zero, optimizer_offload=offload, **fields), fetch)
     metrics = worker.update([groups])
     assert metrics["learner/passes"] > 1
     policy = load_policy(model)
@@ -84,6 +97,41 @@ def test_a_step_is_a_plain_adamw_step(zero, settings, model, groups, fetch, read
             clear = parameter.grad.abs() > 1e-3 * parameter.grad.abs().max()
             step, plain_step = (ours - before[name])[clear], (parameter - before[name])[clear]
             assert (step - plain_step).norm() <= 1e-3 * plain_step.norm(), name
+
+
+@pytest.fixture(scope="module")
+def qwen3(model, tmp_path_factory) -> Model:
+    """The tiny policy's tokenizer and processor with a random Qwen3-VL of the same tokens."""
+    folder = tmp_path_factory.mktemp("qwen3")
+    load_processor(model).save_pretrained(folder)
+    there = AutoConfig.from_pretrained(model.path)
+    names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    text = TEXT | {"head_dim": 16, "vocab_size": there.text_config.vocab_size}
+    text |= {"eos_token_id": None, "pad_token_id": None, "initializer_range": 0.06}
+    vision = VISION | {"num_position_embeddings": 64, "deepstack_visual_indexes": [0]}
+    vision |= {"patch_size": 14}
+    tokens = {name: getattr(there, name) for name in names}
+    torch.manual_seed(0)
+    config = Qwen3VLConfig(text_config=text, vision_config=vision, **tokens)
+    Qwen3VLForConditionalGeneration(config).save_pretrained(folder)
+    return replace(model, path=str(folder))
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("zero", [2, 3])
+def test_the_other_family_goes_the_same_way(zero, qwen3, settings, groups, prompts, fetch):
+    chosen = settings(model=qwen3, zero=zero, mini_batches=1, tokens_per_pass=260)
+    worker = RankWorker(chosen, fetch)
+    metrics = worker.update([groups])
+    policy = load_policy(qwen3)
+    reader = Reader.of(policy, load_processor(qwen3), style=qwen3.prompt_style, max_tokens=4096)
+    loss = plain_gspo(policy, groups, reader, fetch, clip=0.05)
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+    assert metrics["loss"] == pytest.approx(loss.item(), abs=1e-5)
+    assert metrics["gradient/norm"] == pytest.approx(norm.item(), rel=1e-3)
+    assert worker.sft_step(prompts)["loss"] > 0
+    assert weights_of(worker).keys() == load_file(Path(qwen3.path) / "model.safetensors").keys()
 
 
 def gathered(parameter: torch.nn.Parameter) -> torch.Tensor:
@@ -128,11 +176,17 @@ def test_restoring_goes_on_bit_for_bit(settings, groups, fetch, tmp_path):
     assert_same(weights_of(worker), weights_of(restored))
 
 
-def test_a_state_of_another_layout_is_refused(settings, fetch, tmp_path):
+def test_what_cannot_be_restored_is_named(settings, fetch, tmp_path):
     RankWorker(settings(zero=2), fetch).save(tmp_path / "state")
     other = RankWorker(settings(zero=3), fetch)
     with pytest.raises(ValueError, match=r"saved with learning.zero=2, this run has 3"):
         other.restore(tmp_path / "state")
+    layout = tmp_path / "state" / "layout.json"
+    layout.write_text(layout.read_text().replace('"learning.ranks": 1', '"learning.ranks": 2'))
+    for part in (tmp_path / "state").rglob("*optim_states.pt"):
+        part.unlink()
+    with pytest.raises(ValueError, match=r"cannot be cut for another number of ranks: .+; resume"):
+        RankWorker(settings(zero=2), fetch).restore(tmp_path / "state")
     with pytest.raises(FileNotFoundError, match="no learner state"):
         other.restore(tmp_path / "nowhere")
 
@@ -191,19 +245,38 @@ def test_grpo_trains_too(settings, groups, fetch):
     assert 0 < metrics["ratio/outside"] < 1
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("offload", [False, True], ids=["device", "offloaded"])
 @pytest.mark.parametrize("zero", [2, 3])
-def test_a_gradient_that_is_not_finite_skips_the_step(zero, settings, groups, fetch):
+def test_a_gradient_that_is_not_finite_skips_the_step(
+    zero, offload, dtype, settings, model, groups, fetch
+):
     bad = replace(groups[0], advantages_G=(math.nan,) * len(groups[0].advantages_G))
-    worker = RankWorker(settings(zero=zero), fetch)
+    chosen = settings(model=replace(model, dtype=dtype), zero=zero, optimizer_offload=offload)
+    worker = RankWorker(chosen, fetch)
     before = weights_of(worker)
     metrics = worker.update([[bad, groups[1]]])
     assert metrics["learner/skipped_steps"] == 1
     assert metrics["learner/steps"] == 0
     assert_same(before, weights_of(worker))
     worker.update([groups[:3], groups[3:]])
-    fresh = RankWorker(settings(zero=zero), fetch)
+    fresh = RankWorker(chosen, fetch)
     fresh.update([groups[:3], groups[3:]])
     assert_same(weights_of(worker), weights_of(fresh))
+
+
+@pytest.mark.parametrize("zero", [2, 3])
+def test_offloading_changes_next_to_no_weight_in_bfloat16(zero, settings, model, groups, fetch):
+    fields = {"model": replace(model, dtype="bfloat16"), "zero": zero, "tokens_per_pass": 260}
+    found = []
+    for offload in (False, True):
+        worker = RankWorker(settings(optimizer_offload=offload, **fields), fetch)
+        metrics = worker.update([groups[:3], groups[3:]])
+        assert metrics["learner/passes"] > 2
+        found.append(weights_of(worker))
+    device, host = found
+    differ = sum(int((device[name] != host[name]).sum()) for name in device)
+    assert differ <= 1e-5 * sum(tensor.numel() for tensor in device.values()), "a rounding or two"
 
 
 def test_refused_groups_are_counted_and_leave_the_normaliser(settings, groups, fetch):
@@ -347,6 +420,34 @@ def test_bfloat16_keeps_float32_masters_and_frequencies(settings, model, groups,
     assert metrics["learner/steps"] == 2
     after = weights_of(worker)
     assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("zero", [2, 3])
+def test_what_changed_in_bfloat16_at_a_small_rate_is_little_and_the_same_weights(
+    zero, settings, model, groups, fetch
+):
+    chosen = settings(
+        model=replace(model, dtype="bfloat16"), zero=zero, publish=Publish.changes, rate=1e-6
+    )
+    worker = RankWorker(chosen, fetch)
+    by_changes = MemoryWeights()
+    first = worker.publish(Version(0, 1), by_changes)
+    assert first is not None
+    assert (first.changed, first.sent) == (None, first.manifest.size)
+    worker.update([groups[:3], groups[3:]])
+    second = worker.publish(Version(0, 2), by_changes)
+    assert second is not None
+    assert second.changed is not None
+    assert 0 < second.changed < 0.2
+    assert second.sent < second.manifest.size / 2
+    whole = MemoryWeights()  # does not hold the version that changed
+    third = worker.publish(Version(0, 3), whole)
+    assert third is not None
+    assert (third.changed, third.sent) == (0, third.manifest.size)
+    assert second.manifest.digest == third.manifest.digest
+    for bucket in second.manifest.buckets:
+        sent = by_changes.payload(Version(0, 2), bucket.index)
+        assert sent == whole.payload(Version(0, 3), bucket.index)
 
 
 def test_nothing_to_train_is_refused():

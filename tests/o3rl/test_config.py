@@ -138,6 +138,7 @@ RANGES = {
     "rollouts.replicas=0": ("rollouts.replicas is 0", "1 or more"),
     "rollouts.memory_share=1": ("rollouts.memory_share is 1", "(0, 1)"),
     "rollouts.seconds=0": ("rollouts.seconds is 0", "more than 0"),
+    "rollouts.transfer=nccl": ("rollouts.transfer is 'nccl'", "nccl and ipc are not built"),
     "loop.groups=0": ("loop.groups is 0", "1 or more"),
     "loop.min_group=1": ("loop.min_group is 1", "2 or more"),
     "sft.weight_decay=-1": ("sft.weight_decay is -1", "0 or more"),
@@ -146,6 +147,7 @@ RANGES = {
     "cluster.cpus=2": ("cluster.cpus is 2", "2.1 or more, which learner ranks"),
     "tracking.pages_every=0": ("tracking.pages_every is 0", "1 or more"),
 }
+BY_TURNS = "rollouts.placement=colocated rollouts.gpus=0.5 cluster.gpus_per_rank=0.5"
 COMBINATIONS = {
     "loop.groups=65": ("loop.groups is 65", "multiple of learning.mini_batches (4)"),
     "learning.ranks=32": ("learning.mini_batches is 4", "learning.ranks = 2"),
@@ -167,6 +169,16 @@ COMBINATIONS = {
         "learning.tokens_per_pass is 17151",
         "17152 or more, what sampling.max_prompt_tokens",
     ),
+    "rollouts.placement=colocated": (
+        "rollouts.gpus, cluster.gpus_per_rank is (1.0, 1.0)",
+        "parts of one GPU where rollouts.placement is colocated",
+    ),
+    f"{BY_TURNS}": ("learning.optimizer_offload is False", "true where rollouts.placement"),
+    f"{BY_TURNS} learning.optimizer_offload=true": (
+        "loop.max_staleness is 1",
+        "0 where rollouts.placement is colocated",
+    ),
+    f"{BY_TURNS} rollouts.replicas=2": ("rollouts.replicas is 2", "1 where rollouts.placement"),
     "rollouts.max_model_tokens=768": (
         "rollouts.max_model_tokens is 768",
         "sampling.max_tokens (768)",

@@ -5,12 +5,11 @@ from dataclasses import replace
 import pytest
 
 from o3rl.flow import Version
+from o3rl.shelf import MemoryWeights, Shelf
 from o3rl.weights import (
     Bucket,
     Manifest,
-    MemoryWeights,
     RawTensor,
-    Shelf,
     TensorEntry,
     digest_of,
     layer_of,
