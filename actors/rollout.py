@@ -73,8 +73,11 @@ class RolloutPool:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Deaths, joined, left; late groups; and the `healthy` replicas and `members` of now."""
-        healthy = sum(slot.state is State.HEALTHY for slot in self._fleet.slots)
+        """Deaths, joined, left; late groups; and the `healthy` replicas and `members` of now.
+
+        One that serves and just takes new weights counts as healthy.
+        """
+        healthy = sum(slot.state is State.HEALTHY or slot.updating for slot in self._fleet.slots)
         now = {"late": self._late, "healthy": healthy, "members": len(self._fleet.members)}
         return self._fleet.counts | now
 

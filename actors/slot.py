@@ -51,6 +51,11 @@ class Slot:
     first_group: float | None = None  # seconds from then until it returned one
     loading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
+    @property
+    def updating(self) -> bool:
+        """Whether it takes weights, having held others."""
+        return self.state is State.STALE and self.version is not None and self.loading.locked()
+
     def __str__(self) -> str:
         where = f" on {self.place.node}, pid {self.place.pid}" if self.place else ""
         return f"rollout replica {self.index}{where}"
