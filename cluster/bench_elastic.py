@@ -12,9 +12,9 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby
+from itertools import accumulate, cycle, groupby
 from pathlib import Path
-from statistics import median
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -29,13 +29,14 @@ from o3rl.journal import read_series
 NAME = "elastic"
 SCALED = {6: 3, 22: 2}  # after which step to how many replicas; one to begin with
 STEPS = 34
+GROUPS = 8
 VIDEOS = 48  # 291 rows
 SECONDS = 600.0  # limit for one step, and for a command
 POLL_SECONDS = 0.1
 SETTINGS = (
     f"name={NAME}",
     f"loop.steps={STEPS}",
-    "loop.groups=8",
+    f"loop.groups={GROUPS}",
     "loop.max_staleness=1",
     "loop.validate_every=0",
     "loop.checkpoint_every=1000",
@@ -49,12 +50,21 @@ SETTINGS = (
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Steps in a row that so many replicas served; seconds and tokens are medians of a step."""
+    """Steps in a row that so many replicas served."""
 
     replicas: int
     steps: int
-    step_seconds: float
-    tokens_per_second: float
+    seconds: float  # of all of them
+
+    @property
+    def step_seconds(self) -> float:
+        """Of one step, in the mean: some wait for others' prompts, and others then do not wait."""
+        return self.seconds / self.steps
+
+    @property
+    def prompts_per_second(self) -> float:
+        """That were trained."""
+        return GROUPS / self.step_seconds
 
 
 def run(options: argparse.Namespace) -> int:
@@ -64,10 +74,10 @@ def run(options: argparse.Namespace) -> int:
     joined = _scaled(folder, metrics)
     series = read_series(metrics)
     found = stretches(series)
-    panels = ("Tokens sampled", "Rollout replicas", "Seconds a step, by stage")
-    curves.draw(metrics, picture, title="1, 3, 2 replicas", panels=panels)
+    draw(found, series["seconds/step"], picture)
     if options.json:
-        report = {"stretches": [asdict(each) for each in found], "first_group_seconds": joined}
+        each = [asdict(part) | {"prompts_per_second": part.prompts_per_second} for part in found]
+        report = {"stretches": each, "first_group_seconds": joined}
         sys.stdout.write(json.dumps(report, indent=1) + "\n")
         return 0
     console = Console()
@@ -81,19 +91,35 @@ def run(options: argparse.Namespace) -> int:
 
 def stretches(series: Mapping[str, Sequence[tuple[int, float]]]) -> list[Stretch]:
     """A run's steps, cut where the number of healthy replicas changes."""
-    seconds, tokens = dict(series["seconds/step"]), dict(series["tokens/second"])
+    seconds = dict(series["seconds/step"])
     found = []
     for replicas, points in groupby(series["pool/healthy"], key=lambda point: int(point[1])):
         steps = [step for step, _ in points]
-        found.append(
-            Stretch(
-                replicas,
-                len(steps),
-                median(seconds[step] for step in steps),
-                median(tokens[step] for step in steps),
-            )
-        )
+        found.append(Stretch(replicas, len(steps), sum(seconds[step] for step in steps)))
     return found
+
+
+def draw(found: Sequence[Stretch], seconds: Sequence[tuple[int, float]], picture: Path) -> None:
+    """Prompts trained by time, on bands for the serving replicas."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    axis: Any = figure.subplots()
+    begin = 0.0
+    for part, color in zip(found, cycle(curves.COLORS)):
+        end = begin + part.seconds
+        axis.axvspan(begin, end, color=color, alpha=0.12, linewidth=0)
+        replicas = "1 replica" if part.replicas == 1 else f"{part.replicas} replicas"
+        said = f"{replicas}\n{part.prompts_per_second:.2f} prompts/s"
+        axis.text((begin + end) / 2, GROUPS * STEPS * 1.02, said, ha="center", va="bottom")
+        begin = end
+    times = [0.0, *accumulate(value for _, value in seconds)]
+    axis.plot(times, [GROUPS * step for step in range(len(times))], color=curves.INK, linewidth=2)
+    axis.set(xlabel="seconds", ylabel="prompts trained", xlim=(0, begin), ylim=(0, None))
+    axis.set_ylim(top=GROUPS * STEPS * 1.2)
+    axis.grid(color=curves.GRID)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(picture, dpi=110, facecolor=curves.PAPER)
 
 
 def _scaled(folder: Path, metrics: Path) -> dict[int, float | None]:
@@ -155,14 +181,14 @@ def _ask(site: Site, command: str, *arguments: str) -> str:
 
 
 def _table(found: Sequence[Stretch]) -> Table:
-    table = Table(title="Steps by serving replicas; medians", title_justify="left", box=None)
-    for column in ("replicas", "steps", "seconds a step", "tokens/s"):
+    table = Table(title="Steps by serving replicas", title_justify="left", box=None)
+    for column in ("replicas", "steps", "seconds a step", "prompts/s"):
         table.add_column(column, justify="right")
     for each in found:
         table.add_row(
             str(each.replicas),
             str(each.steps),
             f"{each.step_seconds:.2f}",
-            f"{each.tokens_per_second:,.0f}",
+            f"{each.prompts_per_second:.2f}",
         )
     return table
