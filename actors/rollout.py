@@ -3,6 +3,7 @@
 | who waits      | for whom                      | at most                 | then                  |
 |----------------|-------------------------------|-------------------------|-----------------------|
 | `sample`       | a healthy replica             | `start_seconds`         | Failure               |
+| `sample`       | a less busy one that loads    | 5 s, twice its last load| another gets it       |
 | `sample`       | its replica                   | `seconds`               | Failure, SUSPECT      |
 | a late replica | its own answer to a ping      | 10 s                    | it restarts           |
 | `load`, `sleep`| each replica                  | `load_seconds`          | that replica restarts |
@@ -19,6 +20,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -35,6 +37,7 @@ log = logging.getLogger(__name__)
 
 PING_SECONDS = 10.0
 SUSPICIOUS = 2  # deaths
+PATIENCE_SECONDS = 5.0  # at least, with a replica that takes weights and has fewer prompts
 
 
 class RolloutPool:
@@ -211,6 +214,7 @@ class RolloutPool:
             report = None
             while slot.state in (State.STALE, State.HEALTHY) and slot.version != self._current:
                 slot.state, version = State.STALE, self._current
+                slot.since = time.monotonic()
                 assert version is not None
                 try:
                     report = await self._bring(slot, version)
@@ -221,6 +225,7 @@ class RolloutPool:
                     continue
                 if slot.version != version:
                     break  # it died of it
+                slot.took = time.monotonic() - slot.since
             if slot.state is State.STALE and slot.version == self._current is not None:
                 slot.state, slot.why = State.HEALTHY, ""
         await self._fleet.announce()
@@ -261,23 +266,32 @@ class RolloutPool:
         return False, None
 
     async def _healthy(self, *, idle: bool = False) -> Slot | None:
-        """The healthy replica with the fewest prompts (`idle`: none); waits while any may come."""
+        """The healthy replica with the fewest prompts (`idle`: none); waits while any may come.
 
-        def free() -> list[Slot]:
-            healthy = [slot for slot in self._fleet.slots if slot.state is State.HEALTHY]
-            return [slot for slot in healthy if not (slot.taken or (idle and slot.running))]
+        One that has fewer and will be healthy soon is waited for: else the first to have taken new
+        weights would get all prompts that waited for them.
+        """
 
-        def ready() -> bool:
-            return bool(free()) or not self._fleet.members
+        def free() -> Slot | None:
+            come = [
+                slot
+                for slot in self._fleet.slots
+                if slot.state is State.HEALTHY or slot.soon(PATIENCE_SECONDS)
+            ]
+            fit = [slot for slot in come if not (slot.taken or (idle and slot.running))]
+            best = min(fit, key=lambda s: (s.running, s.state is not State.HEALTHY), default=None)
+            return best if best is not None and best.state is State.HEALTHY else None
 
         if self._current is None:
             raise ValueError("no weights were loaded or adopted; nothing can be sampled yet")
         try:
             async with asyncio.timeout(self._rollouts.start_seconds), self._fleet.changed:
-                await self._fleet.changed.wait_for(ready)
+                while (slot := free()) is None and self._fleet.members:
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._fleet.changed.wait(), PATIENCE_SECONDS)
         except TimeoutError:
             return None
-        return min(free(), key=lambda slot: slot.running, default=None)
+        return slot
 
     async def _suspect(self, slot: Slot, reason: str) -> None:
         """A late replica gets no prompts until it answers; one that does not is restarted."""

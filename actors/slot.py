@@ -50,11 +50,17 @@ class Slot:
     asked: float = field(default_factory=time.monotonic)
     first_group: float | None = None  # seconds from then until it returned one
     loading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    since: float = 0.0  # when it last began to take weights
+    took: float = 0.0  # seconds, the last time
 
     @property
     def updating(self) -> bool:
         """Whether it takes weights, having held others."""
         return self.state is State.STALE and self.version is not None and self.loading.locked()
+
+    def soon(self, patience: float) -> bool:
+        """Whether it takes weights, and not for much longer than the last time, or `patience` s."""
+        return self.updating and time.monotonic() - self.since < max(patience, 2 * self.took)
 
     def __str__(self) -> str:
         where = f" on {self.place.node}, pid {self.place.pid}" if self.place else ""

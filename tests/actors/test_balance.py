@@ -1,0 +1,131 @@
+"""Which replica gets a prompt, with slots and calls made up: no Ray, no engine."""
+
+import asyncio
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+
+from actors import rollout
+from actors.rollout import RolloutPool
+from actors.slot import Slot, State
+from o3rl.config import Model, Rollouts, Sampling
+from o3rl.flow import Version
+from tests.actors.conftest import prompt
+
+OLD, NEW = Version(0, 0), Version(0, 1)
+
+
+class Actor:
+    """Answers a call when it is told to."""
+
+    def __init__(self) -> None:
+        self.calls: list[Future[str]] = []
+
+    @property
+    def sample(self) -> "Actor":
+        return self
+
+    def remote(self, *_: object) -> "Call":
+        self.calls.append(Future())
+        return Call(self.calls[-1])
+
+
+class Call:
+    def __init__(self, answer: Future[str]):
+        self._answer = answer
+
+    def future(self) -> Future[str]:
+        return self._answer
+
+
+def pool_of(*states: State) -> RolloutPool:
+    pool = RolloutPool(
+        Model(path="none"),
+        sampling=Sampling(),
+        rollouts=Rollouts(start_seconds=20),
+        fetch=lambda _: None,  # pyright: ignore
+        source=None,
+        seed=0,
+    )
+    pool._current = NEW
+    for index, state in enumerate(states):
+        slot = Slot(index, None, actor=Actor(), state=state)
+        slot.version = NEW if state is State.HEALTHY else OLD
+        pool._fleet.slots.append(slot)
+    return pool
+
+
+def calls(pool: RolloutPool) -> list[int]:
+    return [len(slot.actor.calls) for slot in pool._fleet.slots]
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def ask(pool: RolloutPool, count: int) -> list[asyncio.Task[Any]]:
+    return [asyncio.create_task(pool.sample(prompt(number))) for number in range(count)]
+
+
+async def answered(pool: RolloutPool, tasks: list[asyncio.Task[Any]]) -> list[Any]:
+    async with asyncio.timeout(20):
+        while not all(task.done() for task in tasks):
+            for slot in pool._fleet.slots:
+                for call in slot.actor.calls:
+                    if not call.done():
+                        call.set_result("group")
+            await asyncio.sleep(0.01)
+    return [task.result() for task in tasks]
+
+
+def test_the_first_to_have_new_weights_does_not_get_all_that_waited():
+    async def share() -> tuple[list[int], list[int], list[Any]]:
+        pool = pool_of(State.STALE, State.STALE, State.STALE)
+        slots = pool._fleet.slots
+        for slot in slots:
+            await slot.loading.acquire()
+            slot.since = asyncio.get_running_loop().time()
+        tasks = ask(pool, 6)
+        await settle()
+        slots[1].state, slots[1].version = State.HEALTHY, NEW
+        await pool._fleet.announce()
+        await settle()
+        at_first = calls(pool)
+        for slot in (slots[0], slots[2]):
+            slot.state, slot.version = State.HEALTHY, NEW
+        await pool._fleet.announce()
+        await settle()
+        return at_first, calls(pool), await answered(pool, tasks)
+
+    at_first, shared, results = asyncio.run(share())
+    assert at_first == [0, 1, 0]
+    assert shared == [2, 2, 2]
+    assert results == ["group"] * 6
+
+
+def test_one_that_takes_long_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(rollout, "PATIENCE_SECONDS", 0.1)
+
+    async def share() -> list[int]:
+        pool = pool_of(State.HEALTHY, State.STALE)
+        slow = pool._fleet.slots[1]
+        await slow.loading.acquire()
+        slow.since = asyncio.get_running_loop().time()
+        tasks = ask(pool, 4)
+        await settle()
+        assert calls(pool) == [1, 0]
+        await asyncio.sleep(0.3)
+        found = calls(pool)
+        assert await answered(pool, tasks) == ["group"] * 4
+        return found
+
+    assert asyncio.run(share()) == [4, 0]
+
+
+@pytest.mark.parametrize("states", [(State.DEAD,), ()])
+def test_where_no_replica_is_left_that_is_said(states):
+    pool = pool_of(*states)
+    with pytest.raises(TimeoutError, match="no rollout replica is left"):
+        asyncio.run(asyncio.wait_for(pool.sample(prompt(0)), 10))
