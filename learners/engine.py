@@ -13,6 +13,7 @@ import deepspeed
 import torch
 from torch import nn
 
+from learners.memory import BUCKET
 from learners.policy import trained_parameters
 from learners.schedule import Optimisation
 from o3rl.config import Learning
@@ -58,11 +59,11 @@ def build_engine(
         parameters, lr=optimisation.rate, weight_decay=optimisation.weight_decay
     )
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
-    engine, *_ = deepspeed.initialize(
-        model=module,
-        optimizer=optimizer,
-        config=_config(learning, optimisation=optimisation, bfloat16=bfloat16),
-    )
+    config = _config(learning, optimisation=optimisation, bfloat16=bfloat16)
+    # DeepSpeed reserves a whole bucket, however few gradients there are to go in it.
+    trained = sum(parameter.numel() for parameter in parameters)
+    config["zero_optimization"]["reduce_bucket_size"] = min(BUCKET, trained)
+    engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
     for name, buffer in module.named_buffers():
         buffer.data = buffers[name].to(buffer.device)
     return engine

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from actors.rollout import RolloutPool, State
+from o3rl.config import Publish
 from o3rl.decode import MediaError
 from o3rl.flow import Failure, Group, Version
 from o3rl.shelf import MemoryWeights
@@ -34,12 +35,13 @@ def fetch(key: str):
 @pytest.fixture(scope="module")
 def source(policies):
     """Holds the changed weights as 0.1, the base's as 0.2, as the learner publishes them."""
-    from learners.export import publish
     from learners.policy import load_policy
+    from learners.publish import Publisher
 
     weights = MemoryWeights()
     for folder, n in ((policies.changed, 1), (policies.base, 2)):
-        publish(load_policy(model(folder)), Version(0, n), sink=weights, limit=500_000)
+        publisher = Publisher(load_policy(model(folder)), Publish.full, limit=500_000)
+        publisher.send(Version(0, n), weights)
     return weights
 
 
