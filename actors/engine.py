@@ -89,6 +89,10 @@ class Engine:
         """Samples that vLLM has not finished."""
         return self._llm.get_num_unfinished_requests()
 
+    async def ping(self) -> None:
+        """Returns once vLLM's engine and worker processes have answered, between two passes."""
+        await self._llm.collective_rpc("o3rl_pid")
+
     async def warm_up(self) -> None:
         """One short request with an image, so that the first real one is not the slow one."""
         self._processes.add(await self._llm.collective_rpc("o3rl_pid"))

@@ -24,7 +24,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -32,6 +32,7 @@ from actors.replica import Replica
 from actors.slot import Fetch, Slot, State
 from o3rl.config import RESOURCE_SHARE, Model, Placement, Rollouts, Sampling
 from o3rl.source import source_digest
+from o3rl.stacks import ELSEWHERE_SECONDS, stacks_of
 
 log = logging.getLogger(__name__)
 
@@ -127,20 +128,21 @@ class Fleet:
             )
         return tuple(problem for problem in problems if problem)
 
-    def died(self, slot: Slot, reason: str, *, preempted: bool = False) -> str:
+    def died(self, slot: Slot, reason: str, *, excused: bool = False, silent: bool = False) -> str:
         """Mark a replica dead and bring it back in the background; returns the reason.
 
-        That its node was taken away is not counted against it.
+        An `excused` death is not counted against it: its node was taken away, or a prompt that
+        kills was alone with it. What a `silent` one is doing is logged.
         """
         if slot.state in (State.DEAD, State.STARTING, State.LEAVING) or slot not in self.slots:
             return reason  # another prompt of it was first to know, or it was to end
         log.warning("%s", reason)
         slot.state, slot.why, slot.version = State.DEAD, reason, None
-        slot.deaths += not preempted
+        slot.deaths += not excused
         self.counts["deaths"] += 1
         if slot.deaths <= DEATHS_IN_A_ROW:
             slot.state = State.STARTING
-            self._task(self._restart(slot))
+            self._task(self._restart(slot, silent=silent))
         return reason
 
     async def see_to(self, work: Coroutine[Any, Any, None]) -> None:
@@ -195,9 +197,25 @@ class Fleet:
         if slot.state is State.STARTING:  # else it is to leave
             slot.state = State.STALE
 
-    async def _restart(self, slot: Slot) -> None:
+    async def _show(self, slot: Slot) -> None:
+        """Log what a replica that says nothing is doing, before it is ended."""
+        if slot.place is None:
+            return
+        there = PlacementGroupSchedulingStrategy(slot.group, 0)
+        call = ray.remote(stacks_of).options(num_cpus=0, scheduling_strategy=there)
+        try:
+            stacks = await asyncio.wait_for(of(call.remote(slot.place.pid)), ELSEWHERE_SECONDS)
+        except (TimeoutError, RayError) as error:
+            stacks = f"its stacks cannot be had: {first_line(error)}"
+        log.warning("%s says nothing; it is here:\n%s", slot, stacks)
+
+    async def _restart(self, slot: Slot, *, silent: bool) -> None:
         """A new actor in the same place, brought to the current weights."""
-        if slot.state is not State.STARTING:
+        if silent:
+            await self._show(slot)
+        else:
+            await _closed(slot)  # what is below a living one may hang
+        if slot.state is not State.STARTING:  # it is to leave
             return
         ray.kill(slot.actor)
         try:
@@ -248,12 +266,17 @@ class Fleet:
     async def _end(self, slot: Slot) -> None:
         """End an actor, politely if it answers, and give its place back."""
         if slot.actor is not None:
-            try:
-                await asyncio.wait_for(of(slot.actor.close.remote()), CLOSE_SECONDS)
-            except FAULTS as error:
-                log.info("%s did not close by itself: %s", slot, first_line(error))
+            await _closed(slot)
             ray.kill(slot.actor)
         remove_placement_group(slot.group)
+
+
+async def _closed(slot: Slot) -> None:
+    """Its engine is ended, if it answers."""
+    try:
+        await asyncio.wait_for(of(slot.actor.close.remote()), CLOSE_SECONDS)
+    except FAULTS as error:
+        log.info("%s did not close by itself: %s", slot, first_line(error))
 
 
 def _worth(slot: Slot) -> tuple[bool, int, int]:

@@ -5,13 +5,15 @@ import os
 import socket
 from typing import Any
 
-from actors.outcome import Loaded
+from actors.outcome import EngineBroken, Loaded
 from actors.slot import Fetch, Place
 from o3rl.config import Model, Rollouts, Sampling
 from o3rl.decode import MediaError
 from o3rl.flow import Failure, Group, Prompt, Version
 from o3rl.source import source_digest
 from o3rl.weights import WeightSource
+
+ENGINE_SECONDS = 8.0  # for it to answer between two passes; the pool waits a little longer for us
 
 
 def make_engine(model: Model, *, sampling: Sampling, rollouts: Rollouts) -> Any:
@@ -54,7 +56,12 @@ class Replica:
         return Place(socket.gethostname(), os.getpid())
 
     async def ping(self) -> bool:
-        """Answers while the event loop runs."""
+        """Answers while the event loop runs; EngineBroken if the engine below it says nothing."""
+        try:
+            await asyncio.wait_for(self._engine.ping(), ENGINE_SECONDS)
+        except TimeoutError as error:
+            told = f"its engine has not answered for {ENGINE_SECONDS:.0f} s"
+            raise EngineBroken(told) from error
         return True
 
     async def load(self, source: WeightSource, version: Version) -> Loaded:

@@ -24,7 +24,7 @@ from contextlib import suppress
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
 from actors.fleet import LOAD_MARGIN_SECONDS, Fleet, first_line, of
 from actors.outcome import EngineBroken, Loaded
@@ -177,6 +177,11 @@ class RolloutPool:
         except asyncio.CancelledError:
             ray.cancel(call)
             raise
+        except RayTaskError as error:  # before TimeoutError: one may have come from there
+            if not isinstance(error.cause, EngineBroken):
+                raise
+            self._deaths[prompt.group] += 1
+            return Failure(prompt.group, -1, self._fleet.died(slot, f"{name}: {first_line(error)}"))
         except TimeoutError:
             self._late += 1
             reason = f"{name}: no group within {self._rollouts.seconds:.0f} s"
@@ -185,12 +190,10 @@ class RolloutPool:
             return Failure(prompt.group, -1, reason)
         except RayActorError as error:
             self._deaths[prompt.group] += not (error.preempted or slot.state is State.LEAVING)
-            return Failure(prompt.group, -1, self._lost(slot, error, f"{name} died"))
-        except RayTaskError as error:
-            if not isinstance(error.cause, EngineBroken):
-                raise
-            self._deaths[prompt.group] += 1
-            return Failure(prompt.group, -1, self._fleet.died(slot, f"{name}: {first_line(error)}"))
+            reason = self._lost(slot, error, f"{name} died", excused=alone)
+            return Failure(prompt.group, -1, reason)
+        except ObjectLostError as error:  # with its node, after it was there
+            return Failure(prompt.group, -1, f"{name}: its answer was lost: {first_line(error)}")
         finally:
             slot.running -= 1
             slot.taken = False
@@ -255,14 +258,15 @@ class RolloutPool:
         limit = self._rollouts.load_seconds + LOAD_MARGIN_SECONDS
         try:
             return True, await asyncio.wait_for(of(call), limit)
-        except TimeoutError:
-            self._fleet.died(slot, f"{slot} did not {what} within {limit:.0f} s")
-        except RayActorError as error:
-            self._lost(slot, error, f"{slot} died when it was to {what}")
-        except RayTaskError as error:
+        except RayTaskError as error:  # before TimeoutError: the weight store's comes from there
             if not isinstance(error.cause, EngineBroken):
                 raise
             self._fleet.died(slot, f"{slot}: {first_line(error)}")
+        except TimeoutError:
+            reason = f"{slot} did not {what} within {limit:.0f} s"
+            self._fleet.died(slot, reason, silent=True)
+        except RayActorError as error:
+            self._lost(slot, error, f"{slot} died when it was to {what}")
         return False, None
 
     async def _healthy(self, *, idle: bool = False) -> Slot | None:
@@ -288,7 +292,8 @@ class RolloutPool:
             async with asyncio.timeout(self._rollouts.start_seconds), self._fleet.changed:
                 while (slot := free()) is None and self._fleet.members:
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(self._fleet.changed.wait(), PATIENCE_SECONDS)
+                        async with asyncio.timeout(PATIENCE_SECONDS):
+                            await self._fleet.changed.wait()
         except TimeoutError:
             return None
         return slot
@@ -300,16 +305,22 @@ class RolloutPool:
         slot.state, slot.why = State.SUSPECT, reason
         try:
             await asyncio.wait_for(of(slot.actor.ping.remote()), PING_SECONDS)
-        except (TimeoutError, RayActorError):
-            self._fleet.died(slot, f"{reason}, and no answer since")
+        except RayTaskError as error:
+            self._fleet.died(slot, f"{reason}; {first_line(error)}")
+            return
+        except TimeoutError:
+            self._fleet.died(slot, f"{reason}, and no answer since", silent=True)
+            return
+        except RayActorError as error:
+            self._lost(slot, error, f"{reason}, and then it died")
             return
         if slot.state is State.SUSPECT:  # nothing else has become of it
             slot.state = State.STALE  # a newer version may have passed it by
             await self._refresh(slot)
 
-    def _lost(self, slot: Slot, error: RayActorError, what: str) -> str:
+    def _lost(self, slot: Slot, error: RayActorError, what: str, *, excused: bool = False) -> str:
         """A replica's process has ended; returns the reason."""
         if slot.state is State.LEAVING:
             return f"{slot} left the pool"
         reason = f"{what}: {first_line(error)}"
-        return self._fleet.died(slot, reason, preempted=error.preempted)
+        return self._fleet.died(slot, reason, excused=excused or error.preempted)

@@ -50,6 +50,9 @@ class StandIn:
         self._digests: dict[str, str] = {}
         self._stage = Stage(seconds=rollouts.load_seconds)
 
+    async def ping(self) -> None:
+        """It lives."""
+
     async def warm_up(self) -> None:
         """It is warm."""
 

@@ -62,6 +62,7 @@ class Look:
     status: Status
     lines: tuple[Line, ...]
     next: int  # place of the line after those
+    pid: int  # of the controller
 
 
 class Controller:
@@ -93,7 +94,7 @@ class Controller:
     async def look(self, place: int) -> Look:
         """The status, and the log from `place` on."""
         lines, after = self._log.since(place)
-        return Look(self._control.status(), lines, after)
+        return Look(self._control.status(), lines, after, os.getpid())
 
     async def status(self) -> Status:
         """See `Control.status`."""

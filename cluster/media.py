@@ -11,18 +11,20 @@ decodes by key; it holds at most `frames.cache_mib` of frames, the longest unuse
 | a call for frames that are held | nobody | |
 | any other call | the files queued before its own, `frames.readers` at a time | the limit of each |
 | a caller | the actor | a file's limit; then what is queued before it takes, as the actor says |
+| | its word that it lives, meanwhile | `cluster.service_seconds` |
 """
 
 import json
 import logging
 import os
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError
+from ray.exceptions import ObjectLostError, RayActorError
 
 from cluster.calls import answer_of, beside_us
 from o3rl.config import Frames
@@ -135,18 +137,27 @@ class Media:
 
     def _in_turn(self, reference: Any, what: str) -> Any:
         """The answer of a call, when those before it have theirs."""
-        ready, _ = ray.wait([reference], timeout=self.seconds)
-        seconds = self.seconds
-        if not ready:
-            turns = self._turns()
-            seconds, what = turns * self.seconds, f"{what}, in a queue of {turns} turns"
+        seconds, turns = self.seconds, 0
+        deadline = time.monotonic() + seconds
+        while not ray.wait([reference], timeout=self._until(deadline))[0]:
+            waiting = self._turns()  # it lives
+            if time.monotonic() < deadline:
+                continue
+            if turns:
+                raise TimeoutError(
+                    f"media: no answer to {what!r}, in a queue of {turns} turns, within "
+                    f"{seconds:.0f} s"
+                )
+            seconds, turns = waiting * self.seconds, waiting
+            deadline = time.monotonic() + seconds
         try:
-            return ray.get(reference, timeout=seconds)
-        except GetTimeoutError as error:
-            self._turns()  # it lives: it is the file
-            raise TimeoutError(f"media: no answer to {what!r} within {seconds:.0f} s") from error
+            return ray.get(reference)
         except RayActorError as error:
             raise MediaLost(f"media: it died and did not come back ({what})") from error
+
+    def _until(self, deadline: float) -> float:
+        """Seconds until then, or until it is to be asked whether it lives."""
+        return max(0.0, min(self.alive_seconds, deadline - time.monotonic()))
 
     def _turns(self) -> int:
         """How long its queue is, by the actor. Raises MediaLost if it does not answer."""

@@ -6,6 +6,7 @@
 Handles are wired here and nowhere else; what uses them sees the protocols of `o3rl`.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -113,7 +114,7 @@ class Services:
             folder=self._folder,
             alive_seconds=self._run.cluster.service_seconds,
         )
-        self._stack.callback(handle.close)
+        self._stack.push_async_callback(asyncio.to_thread, handle.close)
         return AsyncMedia(handle)
 
     def store(self, *, kept: bool = True) -> WeightStore:
@@ -123,7 +124,7 @@ class Services:
             passing = TemporaryDirectory(prefix="weights-", dir=self._folder)
             mirror = Path(self._stack.enter_context(passing))
         store = start_store(mirror, seconds=self._run.cluster.service_seconds)
-        self._stack.callback(store.close)
+        self._stack.push_async_callback(asyncio.to_thread, store.close)
         return store
 
     def scorers(self) -> ScorerPool:

@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import logging
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -28,6 +29,7 @@ from o3rl.checkpoints import Checkpoint, last_of, start_from
 from o3rl.config import Run
 from o3rl.lease import holder_of
 from o3rl.recording import recorded_steps
+from o3rl.stacks import stacks_of
 from o3rl.store import read_tasks
 
 if TYPE_CHECKING:  # a wrong configuration is told before Ray is imported
@@ -37,6 +39,7 @@ if TYPE_CHECKING:  # a wrong configuration is told before Ray is imported
 
 POLL_SECONDS = 0.5
 INTERRUPT_SECONDS = 120.0
+ASLEEP_SECONDS = 2.0  # that a wait takes longer than its limit only if this process was stopped
 
 log = logging.getLogger(__name__)
 
@@ -165,6 +168,7 @@ class _Eye:
     def __init__(self, controller: Any):
         self.controller = controller
         self._place = 0
+        self._pid: int | None = None
 
     async def look(self, seconds: float) -> "Status":
         """Its status. Raises RunLost if it is dead or says nothing within `seconds`."""
@@ -173,14 +177,20 @@ class _Eye:
         from actors.fleet import of
         from cluster.calls import in_a_line
 
+        began = time.monotonic()
         try:
             call = of(self.controller.look.remote(self._place))
             found = await asyncio.wait_for(call, seconds)
         except TimeoutError as error:
+            if time.monotonic() > began + seconds + ASLEEP_SECONDS:
+                return await self.look(seconds)  # we were stopped ourselves, and could not hear
+            if self._pid is not None:  # on this node
+                stacks = await asyncio.to_thread(stacks_of, self._pid)
+                log.warning("the controller says nothing; it is here:\n%s", stacks)
             raise RunLost(f"the controller has not answered for {seconds:.0f} s") from error
         except RayActorError as error:
             raise RunLost(f"the controller died: {in_a_line(error)}") from error
-        self._place = found.next
+        self._place, self._pid = found.next, found.pid
         for line in found.lines:
             logging.getLogger(line.logger).log(line.level, line.text)
         return found.status

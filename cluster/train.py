@@ -62,6 +62,7 @@ async def train(
     """
     from cluster.services import services
     from cluster.tracked import tracked
+    from o3rl.aside import aside
     from o3rl.recording import Recording
     from o3rl.store import read_rows
     from rewards.custom import load_custom
@@ -77,7 +78,8 @@ async def train(
     data = {"data.train": config.data.train}
     if validated:
         data["data.validation"] = config.data.validation
-    with tracked(config, folder, stage="rl", data=data, after=after) as tracker:
+    # Aside: the supervisor asks all the while, and MLflow may be slow to take what is left.
+    async with aside(tracked(config, folder, stage="rl", data=data, after=after)) as tracker:
         async with services(config, folder) as start:
             parts = await _start(
                 config, start, rows, order=order, steps=steps, checkpoint=checkpoint, fence=fence

@@ -15,6 +15,7 @@ good to be closed.
 """
 
 import asyncio
+import logging
 import os
 import socket
 import time
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.placement_group import (
     PlacementGroup,
     placement_group,
@@ -39,14 +40,24 @@ from learners.worker import LearnerSettings, RankWorker
 from o3rl.config import RESOURCE_SHARE, Cluster
 from o3rl.flow import Failure, Prompt, ScoredGroup, Version
 from o3rl.source import source_digest
+from o3rl.stacks import ELSEWHERE_SECONDS, stacks_of
 from o3rl.weights import WeightSink
+
+log = logging.getLogger(__name__)
 
 GRACE_SECONDS = 5.0
 PID_SECONDS = 30.0
 
 
 class LearnerLost(RuntimeError):
-    """A rank died or did not answer; the group must be closed and started again."""
+    """A rank died or did not answer; the group must be closed and started again.
+
+    `silent` are the ranks that did not answer.
+    """
+
+    def __init__(self, told: str, *, silent: Sequence[int] = ()):
+        super().__init__(told)
+        self.silent = tuple(silent)
 
 
 class _Rank:
@@ -121,6 +132,7 @@ class LearnerGroup:
         self._flops: Flops | None = None
         self._placement: PlacementGroup | None = None
         self._ranks: list[Any] = []  # Ray's handles carry no type
+        self._pids: list[int] = []
 
     async def start(self) -> None:
         """Place and start all ranks.
@@ -141,6 +153,7 @@ class LearnerGroup:
                 for rank in self._ranks
             ]
             await _all(calls, what="learner start", seconds=limit)
+            self._pids = await self.pids()
         except BaseException:
             await self.close()
             raise
@@ -216,10 +229,8 @@ class LearnerGroup:
             rank.call.remote(method, *arguments, **keywords)
             for rank, arguments in zip(self._ranks, by_rank, strict=True)
         ]
-        limit = self._settings.learning.seconds
-        metrics, *_ = await _all(calls, what=f"learner {method}", seconds=limit)
-        failures = [self._ranks[0].failures.remote()]
-        [self.failures] = await _all(failures, what=f"learner {method}", seconds=limit)
+        metrics, *_ = await self._answers(calls, method)
+        [self.failures] = await self._answers([self._ranks[0].failures.remote()], method)
         return metrics | {"learner/seconds": time.monotonic() - started}
 
     async def _costs(self) -> Flops:
@@ -231,13 +242,33 @@ class LearnerGroup:
 
     async def _call(self, method: str, *arguments: Any) -> list[Any]:
         calls = [rank.call.remote(method, *arguments) for rank in self._ranks]
-        limit = self._settings.learning.seconds
-        return await _all(calls, what=f"learner {method}", seconds=limit)
+        return await self._answers(calls, method)
+
+    async def _answers(self, calls: Sequence[Any], method: str) -> list[Any]:
+        """Of the ranks, as `_all` has them; what those that are silent are doing is logged."""
+        seconds = self._settings.learning.seconds
+        try:
+            return await _all(calls, what=f"learner {method}", seconds=seconds)
+        except LearnerLost as error:
+            await asyncio.gather(*(self._show(rank) for rank in error.silent))
+            raise
+
+    async def _show(self, rank: int) -> None:
+        """Log what a silent rank is doing."""
+        assert self._placement is not None
+        there = PlacementGroupSchedulingStrategy(self._placement, placement_group_bundle_index=rank)
+        call = ray.remote(stacks_of).options(num_cpus=0, scheduling_strategy=there)
+        future = asyncio.wrap_future(call.remote(self._pids[rank]).future())
+        try:
+            stacks = await asyncio.wait_for(future, ELSEWHERE_SECONDS)
+        except (TimeoutError, RayError) as error:
+            stacks = f"its stacks cannot be had: {error}"
+        log.warning("learner rank %d says nothing; it is here:\n%s", rank, stacks)
 
     async def _write(self, method: str, folder: Path) -> None:
         calls = [rank.call.remote(method, folder.absolute()) for rank in self._ranks]
         try:
-            await _all(calls, what=f"learner {method}", seconds=self._settings.learning.seconds)
+            await self._answers(calls, method)
         except RayTaskError as error:
             if not isinstance(error.cause, OSError):
                 raise
@@ -322,7 +353,9 @@ async def _all(calls: Sequence[Any], *, what: str, seconds: float) -> list[Any]:
         if error is not None:
             raise error
     if late:
-        raise LearnerLost(f"{what}: no answer within {seconds:.0f} s from ranks {late}")
+        raise LearnerLost(
+            f"{what}: no answer within {seconds:.0f} s from ranks {late}", silent=late
+        )
     return [task.result() for task in tasks]
 
 

@@ -39,6 +39,10 @@ class Store(Protocol):
         """Connect; continue `run_id`, or begin a run if that is empty or gone; return its id."""
         ...
 
+    def last_step(self) -> int:
+        """The highest step that it has metrics of; -1 if it has none."""
+        ...
+
     def metrics(self, lines: Sequence[Line]) -> None:
         """Take the metrics of these steps."""
         ...
@@ -137,6 +141,7 @@ class Courier:
         self._name = name
         self._mark_path = mark
         self._mark = Mark.read(mark, store=name, run_id=run_id)
+        self._rewound = after is not None
         if after is not None:
             self._rewind(after)
         self._capacity = capacity
@@ -216,6 +221,9 @@ class Courier:
             run_id = self._store.open(self._mark.run_id)
             if run_id != self._mark.run_id:
                 self._move_mark(Mark(self._name, run_id, 0))
+            if self._rewound:  # it may have got a step of which the mark was never told
+                told = max(self._mark.step, self._store.last_step())
+                self._move_mark(replace(self._mark, step=told))
             self._is_open = True
         while self._deliver_lines() or self._deliver_item():
             pass

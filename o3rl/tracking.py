@@ -186,6 +186,12 @@ class MlflowStore:
         self._start_monitor()
         return run_id
 
+    def last_step(self) -> int:
+        """By the latest value of each metric; those of the machine are counted apart."""
+        metrics = self._client.get_run(self._run_id).data.to_proto().metrics
+        steps = [metric.step for metric in metrics if not metric.key.startswith("system/")]
+        return max(steps, default=-1)
+
     def metrics(self, lines: Sequence[Line]) -> None:
         """Send lines in batches of a size that MLflow takes."""
         from mlflow.entities import Metric

@@ -24,7 +24,7 @@ from time import perf_counter
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import ObjectLostError, RayActorError
 
 from o3rl.config import SCORER_CPUS, Rewards
 from o3rl.flow import Failure, Group, Prompt, Reward
@@ -236,5 +236,5 @@ async def _within(seconds: float, call: Awaitable[Any], what: str) -> Any:
         return await asyncio.wait_for(call, seconds)
     except TimeoutError:
         return f"{what} took longer than {seconds:g} s"
-    except RayActorError as error:
+    except (RayActorError, ObjectLostError) as error:
         return f"{what}: the scorer process died: {str(error).strip().splitlines()[0]:.300}"

@@ -203,10 +203,13 @@ def test_a_prompt_that_kills_its_replica_costs_no_other_its_attempts(pool, run):
     assert len(versions(others)) == 1
 
 
-def test_a_frozen_one_is_named_replaced_and_its_late_answer_is_not_taken(pool, run):
+def test_a_frozen_one_is_named_shown_replaced_and_its_late_answer_is_not_taken(pool, run, caplog):
+    name = ""
+
     async def freeze():
         victim = pool.places[1]
         number = pool.describe()[1]["replica"]
+        nonlocal name
         name = f"rollout replica {number} on {victim.node}, pid {victim.pid}"
         os.kill(victim.pid, signal.SIGSTOP)
         try:
@@ -224,6 +227,8 @@ def test_a_frozen_one_is_named_replaced_and_its_late_answer_is_not_taken(pool, r
         return await many(pool, 6)
 
     assert versions(run(freeze())) == {Version(0, 2)}
+    assert f"{name} says nothing; it is here:\nProcess " in caplog.text
+    assert "Worker.main_loop" in caplog.text
 
 
 def test_a_cancelled_prompt_frees_its_replica(pool, run):

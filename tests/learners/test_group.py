@@ -35,7 +35,7 @@ def local_ray():
 
 @pytest.mark.parametrize("zero", [2, 3])
 @pytest.mark.usefixtures("rank_alone")
-def test_two_ranks_do_what_one_does(zero, settings, groups, prompts, fetch, tmp_path):
+def test_two_ranks_do_what_one_does(zero, settings, groups, prompts, fetch, tmp_path, caplog):
     # Batches of 6 and then 1 group: in the second a rank has nothing and runs dummies.
     batches = [groups, groups[4:5]]
     alone = RankWorker(settings(zero=2), fetch)
@@ -70,11 +70,23 @@ def test_two_ranks_do_what_one_does(zero, settings, groups, prompts, fetch, tmp_
             refused = await learner.update([broken, groups[1]])
             assert refused["learner/refused"] == 1
             assert [failure.group for failure in learner.failures] == [0]
-            pid = await learner._ranks[1].pid.remote()
-            updating = asyncio.ensure_future(learner.update(groups))
-            os.kill(pid, signal.SIGKILL)
-            with pytest.raises(LearnerLost, match=r"learner update: rank 1 died"):
-                await updating
+            pid = (await learner.pids())[1]
+            if zero == 2:
+                updating = asyncio.ensure_future(learner.update(groups))
+                os.kill(pid, signal.SIGKILL)
+                with pytest.raises(LearnerLost, match=r"learner update: rank 1 died"):
+                    await updating
+                return found
+            os.kill(pid, signal.SIGSTOP)
+            learner._settings = settings(zero=zero, ranks=2, seconds=5.0)
+            try:
+                with pytest.raises(LearnerLost, match=r"within 5 s from ranks \[0, 1\]"):
+                    await learner.update(groups)
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            shown = [line for line in caplog.messages if "says nothing; it is here:" in line]
+            assert len(shown) == 2
+            assert all("_Rank.call" in line or "main_loop" in line for line in shown)
             return found
         finally:
             await learner.close()

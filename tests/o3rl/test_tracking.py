@@ -51,6 +51,10 @@ class FakeStore:
         self.opened.append(run_id)
         return run_id or "run1"
 
+    def last_step(self) -> int:
+        self.answer()
+        return max((line.step for line in self.lines), default=-1)
+
     def metrics(self, lines: Sequence[Line]) -> None:
         self.answer("metrics")
         self.lines.extend(lines)
@@ -222,6 +226,24 @@ def test_a_run_that_goes_on_from_a_checkpoint_has_each_step_once(tmp_path):
     assert [line.metrics["a"] for line in elsewhere.lines] == [1, 2, 20, 20]
 
 
+def test_a_step_that_arrived_though_nobody_could_note_it_is_not_sent_again(tmp_path):
+    """The run was killed between the store's answer and the mark, and goes on from step 1."""
+    store = FakeStore()
+    first = MlflowTracker(tmp_path, store=store)
+    first.log({"a": 1}, step=1)
+    first.close()
+    noted = (tmp_path / "tracking.json").read_text()
+    first = MlflowTracker(tmp_path, store=store)
+    first.log({"a": 2}, step=2)
+    first.close()
+    (tmp_path / "tracking.json").write_text(noted)
+    again = MlflowTracker(tmp_path, store=store, after=1)
+    for step in (2, 3):
+        again.log({"a": 10 * step}, step=step)
+    again.close()
+    assert [(line.step, line.metrics["a"]) for line in store.lines] == [(1, 1), (2, 2), (3, 30)]
+
+
 def test_what_was_not_delivered_before_the_checkpoint_still_is(tmp_path):
     away = MlflowTracker(tmp_path, store=FakeStore(away=True), close_seconds=5)
     for step in (1, 2, 3):
@@ -338,12 +360,18 @@ def test_mlflow_itself_with_sqlite(tmp_path, caplog):
     second.close()
     assert "keeps the first value of learning.rate" in caplog.text
     assert second.run_id == first.run_id
+    mark = folder / "tracking.json"
+    mark.write_text(json.dumps(json.loads(mark.read_text()) | {"delivered": 0, "step": -1}))
+    third = MlflowTracker(folder, after=1)  # the mark was lost, MLflow knows
+    third.log({"reward/total": 0.25}, step=2)
+    third.close()
 
     with sqlite3.connect(folder / "mlflow.db") as database:
         values = database.execute("select key, step, value, is_nan from metrics").fetchall()
         params = dict(database.execute("select key, value from params").fetchall())
         runs = database.execute("select run_uuid, status, name from runs").fetchall()
     kept = {(key, step): (value, nan) for key, step, value, nan in values}
+    assert len(values) == len(kept)
     assert kept["reward/total", 1] == (0.5, 0)
     assert kept["reward/total", 2] == (0.75, 0)
     assert kept["recall_at_0.5", 1][1] == 1

@@ -1,0 +1,52 @@
+"""What blocks is entered and left aside, and sees how the block ended."""
+
+import asyncio
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from o3rl.aside import aside
+
+
+@contextmanager
+def slow(told: list[str]):
+    time.sleep(0.2)
+    try:
+        yield "value"
+        told.append("well")
+    except ValueError as error:
+        told.append(str(error))
+        raise
+    finally:
+        time.sleep(0.2)
+
+
+@pytest.mark.parametrize("error", ["", "not so well"])
+def test_the_loop_goes_on_while_it_blocks(error):
+    told: list[str] = []
+    ticks = 0
+
+    async def tick():
+        nonlocal ticks
+        while True:
+            ticks += 1
+            await asyncio.sleep(0.01)
+
+    async def work():
+        ticking = asyncio.create_task(tick())
+        try:
+            async with aside(slow(told)) as value:
+                assert value == "value"
+                if error:
+                    raise ValueError(error)
+        finally:
+            ticking.cancel()
+
+    if error:
+        with pytest.raises(ValueError, match=error):
+            asyncio.run(work())
+    else:
+        asyncio.run(work())
+    assert told == [error or "well"]
+    assert ticks > 10
