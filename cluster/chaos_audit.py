@@ -161,7 +161,7 @@ def _of_batch(
     if found != expected or len(set(numbers)) != len(numbers):
         wrong.append(
             f"the batch of step {step} holds groups {sorted(numbers)}; the ledger has {expected} "
-            f"trained, {sorted(refused.intersection(numbers))} refused"
+            f"trained, {sorted(refused & set(numbers))} refused"
         )
     return wrong
 
