@@ -278,7 +278,7 @@ class LostNode:
         self._site.lose_node()
 
     def shown(self, *, stepped: bool) -> bool:
-        """A replica has started since the new node came."""
+        """A replica has started since another node came."""
         if not stepped:
             return False
         self.undo()
