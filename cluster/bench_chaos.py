@@ -4,8 +4,8 @@ import argparse
 import json
 import sys
 import tempfile
-from collections import defaultdict
-from dataclasses import asdict
+from collections import Counter, defaultdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 
@@ -20,37 +20,79 @@ VIDEOS = 24  # 147 rows: 36 steps a run
 
 
 def run(options: argparse.Namespace) -> int:
-    """Strike, audit, tell; exit code 1 if a run did not come through."""
+    """Strike, audit, tell; exit code 1 if a run did not come through.
+
+    What was measured is told also where something unforeseen is raised.
+    """
     kinds = options.kinds.split(",") if options.kinds else list(KINDS)
     if unknown := sorted(set(kinds) - set(KINDS)):
         raise ValueError(f"--kinds {unknown}: there are {list(KINDS)}")
     if options.trials < 1:
         raise ValueError(f"--trials is {options.trials}; it must be 1 or more")
     folder = workplace(options.folder, "chaos")
-    trials: list[Trial] = []
-    failed = ""
-    data = prepared(folder, videos=VIDEOS)
-    with Site(folder) as site, bar("trials", options.trials) as show:
-        try:
-            for trial in Chaos(site, data, seed=options.seed).trials(kinds, options.trials):
-                trials.append(trial)
-                show(len(trials), f"{trial.kind}: {trial.seconds:.1f} s")
-        except ChaosError as error:
-            failed = str(error)
-    if options.json:
-        found = {"trials": [asdict(trial) for trial in trials], "failed": failed}
-        sys.stdout.write(json.dumps(found, indent=1) + "\n")
-    else:
-        Console().print(_table(trials))
-        sys.stdout.write(failed + "\n" if failed else f"every run came through; {folder}\n")
-    return 1 if failed else 0
+    found = Found(folder)
+    try:
+        data = prepared(folder, videos=VIDEOS)
+        with Site(folder) as site, bar("trials", options.trials) as show:
+            chaos = Chaos(site, data, seed=options.seed)
+            found.calm = chaos.calm
+            for trial in chaos.trials(kinds, options.trials):
+                found.trials.append(trial)
+                show(len(found.trials), f"{trial.kind}: {trial.seconds:.1f} s")
+    except ChaosError as error:
+        found.failed = str(error)
+    except BaseException as error:  # an interrupt, too
+        found.failed = f"{type(error).__name__}: {error}"
+        found.tell(as_json=options.json)
+        raise
+    found.tell(as_json=options.json)
+    return 1 if found.failed else 0
+
+
+@dataclass
+class Found:
+    """What was measured so far. `calm`: seconds of steps that no strike touched."""
+
+    folder: Path
+    trials: list[Trial] = field(default_factory=list)
+    calm: list[float] = field(default_factory=list)
+    failed: str = ""
+
+    @property
+    def step_seconds(self) -> float | None:
+        """Of an undisturbed step, the median; None before a run has ended."""
+        return median(self.calm) if self.calm else None
+
+    def tell(self, *, as_json: bool) -> None:
+        """To standard output."""
+        if as_json:
+            report = {
+                "trials": [asdict(trial) for trial in self.trials],
+                "by_kind": dict(Counter(trial.kind for trial in self.trials)),
+                "step_seconds": self.step_seconds,
+                "failed": self.failed,
+            }
+            sys.stdout.write(json.dumps(report, indent=1) + "\n")
+            return
+        Console().print(_table(self.trials))
+        if self.step_seconds is not None:
+            steps = f"median of {len(self.calm)}"
+            sys.stdout.write(f"an undisturbed step takes {self.step_seconds:.1f} s, {steps}\n")
+        end = (
+            f"it failed: {self.failed}" if self.failed else f"every run came through; {self.folder}"
+        )
+        sys.stdout.write(end + "\n")
 
 
 def _table(trials: list[Trial]) -> Table:
     by_kind: dict[str, list[Trial]] = defaultdict(list)
     for trial in trials:
         by_kind[trial.kind].append(trial)
-    table = Table(title="Seconds until the next step was trained", title_justify="left", box=None)
+    table = Table(
+        title="Seconds until a step that began after the strike was trained",
+        title_justify="left",
+        box=None,
+    )
     for column in ("struck", "trials", "median", "longest", "driver started again"):
         table.add_column(column, justify="left" if column == "struck" else "right")
     for kind in (kind for kind in KINDS if kind in by_kind):

@@ -5,21 +5,28 @@
                        MLflow's server                      found in /proc
                        `o3rl train`, again and again
 
-Nothing in the run knows of it: processes are struck from outside.
+Nothing in the run knows of it: processes are struck from outside. All that is started imports a
+copy of the source, made first: a run's processes compare digests of it, and somebody may edit the
+checkout meanwhile.
 """
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
+
+from cluster.configs import folder as shipped_configurations
+from o3rl.source import PACKAGES
 
 ACTORS = {  # of a run, by the beginning of their process's title
     "replica": "ray::Replica",
@@ -29,6 +36,20 @@ ACTORS = {  # of a run, by the beginning of their process's title
     "media": "ray::MediaActor",
     "controller": "ray::Controller",
 }
+RAYS_OWN = (  # parts of titles: what a node starts beside actors, when it likes to
+    "ray::IDLE",
+    "ray::SPILL_",
+    "ray::RESTORE_",
+    "ray::DELETE_",
+    "ray::DashboardAgent",
+    "ray::RuntimeEnvAgent",
+    "ray::stacks_of",
+    "ray-dashboard-",
+    "/ray/core/src/ray/",  # raylet, gcs_server
+    "/ray/dashboard/",
+    "/ray/_private/",  # default_worker.py, log_monitor.py, runtime_env, the reaper
+)
+MLFLOWS_OWN = "mlflow.server"  # its job runners, should they leave its session
 MARK = "O3RL_CHAOS"
 RANKS = "o3rl_ranks"  # Ray's name for what the first node has: the learner is there
 CPUS = 1  # of each node, as Ray is told; two replicas have no room on one
@@ -42,7 +63,8 @@ class Site:
     """Started by `with`; everything that carries its token is ended with the block."""
 
     def __init__(self, folder: Path, *, nodes: int = 2):
-        self.folder = folder
+        self.folder = folder.absolute()
+        self._source = self.folder / "source"
         self._nodes = nodes
         self._token = uuid.uuid4().hex
         self._cluster: Any = None
@@ -50,9 +72,12 @@ class Site:
         self._port = _free_port()
         self._server: subprocess.Popen[bytes] | None = None
         self._driver: subprocess.Popen[bytes] | None = None
+        self._own: frozenset[int] = frozenset()  # what was there before the first driver
+        self._servers: set[int] = set()  # sessions of MLflow's
 
     def __enter__(self) -> "Site":
         self.folder.mkdir(parents=True, exist_ok=True)
+        copy_source(self._source)
         try:
             self._start_nodes()
             self.start_server()
@@ -87,13 +112,20 @@ class Site:
         return self._driver
 
     def drive(self, arguments: Sequence[str], log: Path) -> None:
-        """`o3rl train` with `arguments`, in a process of its own."""
+        """`o3rl train` with `arguments`, in a process of its own.
+
+        Its working directory is the copy of the source: Python looks there first, and Ray has a
+        job's workers look in its driver's directory first.
+        """
+        if self._driver is None:
+            self._own = frozenset(self._pids())
         with log.open("ab") as file:
             self._driver = subprocess.Popen(
                 [sys.executable, "-m", "cluster.cli", "train", *arguments],
                 stdout=file,
                 stderr=file,
                 env=self._environment(),
+                cwd=self._source,
                 start_new_session=True,
             )
 
@@ -121,6 +153,7 @@ class Site:
                 cwd=self.folder,
                 start_new_session=True,
             )
+        self._servers.add(self._server.pid)
         deadline = time.monotonic() + SERVER_SECONDS
         while not self._server_answers():
             if time.monotonic() > deadline or self._server.poll() is not None:
@@ -128,8 +161,14 @@ class Site:
             time.sleep(0.2)
 
     def strike_server(self, signal_: int) -> None:
-        """All of the server's processes."""
+        """All of the server's processes.
+
+        Raises RuntimeError where they had ended by themselves.
+        """
         assert self._server is not None
+        if self._server.poll() is not None:
+            status, log = self._server.returncode, self.folder / "mlflow.log"
+            raise RuntimeError(f"MLflow's server has ended by itself, status {status}; see {log}")
         os.killpg(self._server.pid, signal_)
         if signal_ == signal.SIGKILL:
             self._server.wait()
@@ -139,18 +178,26 @@ class Site:
         self._cluster.remove_node(self._last, allow_graceful=False)
 
     def add_node(self) -> None:
-        """A node more, for replicas."""
-        self._last = self._node()
+        """A node more, for replicas. Ray's own error where it does not come up, each time."""
+        for attempt in range(1, START_ATTEMPTS + 1):
+            nodes, raylets = set(self._cluster.worker_nodes), set(self._raylets())
+            try:
+                self._last = self._node()
+                return
+            except Exception:  # Ray raises no narrower type for it
+                for node in set(self._cluster.worker_nodes) - nodes:
+                    self._cluster.remove_node(node, allow_graceful=False)
+                _end(set(self._raylets()) - raylets)  # of a node that Ray has no name for yet
+                if attempt == START_ATTEMPTS:
+                    raise
 
     def find(self, title: str) -> list[int]:
         """The site's living processes whose title begins so."""
         return [pid for pid in self._pids() if _title(pid).startswith(title)]
 
     def left_of_run(self) -> list[str]:
-        """Titles of what belongs to a run: its actors, and drivers."""
-        titles = [_title(pid) for pid in self._pids()]
-        beginnings = tuple(ACTORS.values())
-        return [t for t in titles if t.startswith(beginnings) or "cluster.cli train" in t]
+        """Titles of what belongs to a run: actors, drivers, and what these have started."""
+        return [_title(pid) for pid in self._pids() if not self._is_own(pid)]
 
     def close(self) -> None:
         """End everything."""
@@ -163,9 +210,7 @@ class Site:
     def _end_all(self) -> None:
         deadline = time.monotonic() + END_SECONDS
         while pids := list(self._pids()):
-            for pid in pids:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            _end(pids)
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not ended: {[_title(pid) for pid in pids]}")
             time.sleep(0.1)
@@ -177,13 +222,14 @@ class Site:
             self._cluster = Cluster()
             try:
                 self._node(include_dashboard=False, resources={RANKS: 1})
-                for _ in range(self._nodes - 1):
-                    self.add_node()
-                return
+                break
             except Exception:  # Ray raises no narrower type for it
                 self._cluster.shutdown()
+                _end(self._raylets())
                 if attempt == START_ATTEMPTS:
                     raise
+        for _ in range(self._nodes - 1):
+            self.add_node()
 
     def _node(self, **keywords: Any) -> Any:
         # A folder of its own: else both nodes would unpack what a job brings over one another.
@@ -197,7 +243,8 @@ class Site:
             )
 
     def _environment(self) -> dict[str, str]:
-        return os.environ | {MARK: self._token}
+        paths = [str(self._source), *filter(None, [os.environ.get("PYTHONPATH")])]
+        return os.environ | {MARK: self._token, "PYTHONPATH": os.pathsep.join(paths)}
 
     def _server_answers(self) -> bool:
         try:
@@ -205,6 +252,20 @@ class Site:
                 return answer.status == 200
         except OSError:
             return False
+
+    def _is_own(self, pid: int) -> bool:
+        """Whether a process is Ray's or MLflow's, also of a node or a server that came later."""
+        title = _title(pid)
+        if not title:  # it ends just now
+            return True
+        return (
+            pid in self._own
+            or _session(pid) in self._servers
+            or any(part in title for part in (*RAYS_OWN, MLFLOWS_OWN))
+        )
+
+    def _raylets(self) -> Iterator[int]:
+        return (pid for pid in self._pids() if "/raylet/raylet " in _title(pid))
 
     def _pids(self) -> Iterator[int]:
         """Of the processes that live and carry the token."""
@@ -214,6 +275,31 @@ class Site:
                 alive = path.joinpath("stat").read_text().rpartition(")")[2].split()[0] != "Z"
                 if alive and mark in path.joinpath("environ").read_bytes():
                     yield int(path.name)
+
+
+def copy_source(folder: Path) -> None:
+    """The project's packages and the shipped configurations, as a checkout has them."""
+    for package in PACKAGES:
+        spec = find_spec(package)
+        assert spec is not None, package
+        assert spec.submodule_search_locations, package
+        place = spec.submodule_search_locations[0]
+        shutil.copytree(place, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    if not (folder / "o3rl" / "configs").is_dir():  # a wheel has them there
+        shutil.copytree(shipped_configurations(), folder / "configs")
+
+
+def _end(pids: Iterable[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _session(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return -1
 
 
 def _title(pid: int) -> str:
