@@ -31,7 +31,8 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.engine.utils import CoreEngineProcManager
 
 from actors.outcome import EngineBroken, Loaded
-from actors.requests import only, parameters, request, rollout, seed_of, update_info
+from actors.requests import only, parameters, request, rollout, update_info
+from actors.seeds import seed_of
 from actors.settings import engine_config, engine_environment
 from actors.staging import Stage
 from actors.watch import Processes

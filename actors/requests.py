@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,6 @@ from o3rl.flow import Failure, Prompt, Rollout, Version
 from o3rl.weights import Bucket
 
 _FORBIDDEN = -100.0  # added to a logit: never sampled
-
-
-def seed_of(seed: int, prompt: Prompt, sample: int) -> int:
-    """63 bits from (run seed, group, sample) and, from its second on, the prompt's attempt.
-
-    So a repeat of a request samples the same tokens, and a further attempt samples afresh.
-    """
-    again = f"/{prompt.attempt}" if prompt.attempt else ""
-    key = f"{seed}/{prompt.group}/{sample}{again}".encode()
-    return int.from_bytes(blake2b(key, digest_size=8).digest()) >> 1
 
 
 def request(

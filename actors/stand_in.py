@@ -9,6 +9,7 @@ anything. A question that holds one of `actors.marks` brings that about.
 """
 
 import asyncio
+import json
 import os
 import signal
 import time
@@ -17,11 +18,12 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
-from transformers import AutoConfig, AutoTokenizer
+from transformers import PreTrainedTokenizerFast
+from transformers.utils.hub import cached_file
 
 from actors.marks import DIES, EMPTY, OVERFLOWS
 from actors.outcome import Loaded
-from actors.requests import seed_of
+from actors.seeds import seed_of
 from actors.staging import Stage
 from o3rl.config import Model, Rollouts, Sampling
 from o3rl.flow import Failure, Group, Prompt, Rollout, Version
@@ -40,10 +42,12 @@ class StandIn:
     def __init__(self, model: Model, *, sampling: Sampling, rollouts: Rollouts):
         self.version: Version | None = None
         self._model, self._sampling, self._rollouts = model, sampling, rollouts
-        self._tokenizer = AutoTokenizer.from_pretrained(model.path)
-        config = AutoConfig.from_pretrained(model.path)
-        self._image = config.image_token_id
-        self._factor = config.vision_config.patch_size * config.vision_config.spatial_merge_size
+        # Not by transformers' Auto classes, whose imports take longer than all else of its start.
+        self._tokenizer = PreTrainedTokenizerFast.from_pretrained(model.path)
+        config = json.loads(Path(cached_file(model.path, "config.json") or "").read_text())
+        vision = config["vision_config"]
+        self._image = config["image_token_id"]
+        self._factor = vision["patch_size"] * vision["spatial_merge_size"]
         self._serving = asyncio.Event()
         self._update = asyncio.Lock()
         self._turn = asyncio.Lock()

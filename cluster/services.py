@@ -13,16 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from transformers import AutoConfig
-
 from actors.rollout import RolloutPool
 from cluster.elastic import Membership
 from cluster.frames import AsyncMedia
+from cluster.hub_models import config_of
 from cluster.media import Media, start_media
 from cluster.store import WeightStore, start_store
 from learners.group import LearnerGroup
 from learners.schedule import Optimisation
-from learners.worker import LearnerSettings
+from learners.settings import LearnerSettings
 from o3rl.boxes import BoxConvention, convention_of
 from o3rl.config import Placement, Run
 from o3rl.flow import Failure, Group, Prompt, ScoredGroup, Version
@@ -95,7 +94,7 @@ def box_convention(path: str) -> BoxConvention:
 
 def model_type(path: str) -> str:
     """`qwen2_5_vl` and the like, from the model's own config."""
-    return AutoConfig.from_pretrained(path).model_type
+    return str(config_of(path).get("model_type", ""))
 
 
 class Services:

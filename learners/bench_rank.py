@@ -5,7 +5,7 @@ import socket
 
 from learners.bench_folder import rewards_of
 from learners.schedule import Optimisation
-from learners.worker import LearnerSettings
+from learners.settings import LearnerSettings
 from o3rl.advantages import group_advantages
 from o3rl.config import Learning, Model
 from o3rl.flow import Group, Reward, ScoredGroup

@@ -11,10 +11,11 @@ token's linear layers, a a query's look at one key in all layers, h a prediction
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
-from transformers import PreTrainedModel
+if TYPE_CHECKING:  # the controller counts with prices that a rank has read off its model
+    from torch import nn
+    from transformers import PreTrainedModel
 
 GRADIENT = 2.0  # of a forward pass: one product for the input's gradient, one for the weight's
 ATTENTION_GRADIENT = 2.5  # five products for two, the scores being made again
@@ -47,7 +48,7 @@ class Flops:
 
     @classmethod
     def of(
-        cls, policy: PreTrainedModel, *, checkpointing: bool = False, vision_trained: bool = True
+        cls, policy: "PreTrainedModel", *, checkpointing: bool = False, vision_trained: bool = True
     ) -> "Flops":
         """Counted on the policy's own matrices, before ZeRO-3 partitions them."""
         config: Any = policy.config
@@ -108,7 +109,7 @@ class Flops:
         return layers + attention + self.target * targets * (1 + GRADIENT)
 
 
-def _weights(module: nn.Module) -> int:
+def _weights(module: "nn.Module") -> int:
     """Elements of its matrices; biases and norms cost next to nothing."""
     return sum(parameter.numel() for parameter in module.parameters() if parameter.ndim > 1)
 

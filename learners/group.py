@@ -21,7 +21,7 @@ import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
@@ -31,17 +31,18 @@ from ray.util.placement_group import (
     remove_placement_group,
 )
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-from torch.distributed import DistError
 
 from learners.flops import Flops
-from learners.inputs import Fetch
+from learners.settings import Fetch, LearnerSettings
 from learners.shares import group_cost, mini_batches, row_cost, shares
-from learners.worker import LearnerSettings, RankWorker
 from o3rl.config import RESOURCE_SHARE, Cluster
 from o3rl.flow import Failure, Prompt, ScoredGroup, Version
 from o3rl.source import source_digest
 from o3rl.stacks import ELSEWHERE_SECONDS, stacks_of
 from o3rl.weights import WeightSink
+
+if TYPE_CHECKING:
+    from learners.worker import RankWorker
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +96,8 @@ class _Rank:
             "WORLD_SIZE": str(settings.learning.ranks),
             "LOCAL_RANK": "0",  # Ray shows each actor its own GPU only
         }
+        from learners.worker import RankWorker  # torch and DeepSpeed: here, and not in the group
+
         self._worker = RankWorker(settings, fetch)
 
     def call(self, method: str, *arguments: Any, **keywords: Any) -> Any:
@@ -361,4 +364,6 @@ async def _all(calls: Sequence[Any], *, what: str, seconds: float) -> list[Any]:
 
 def _of_peer(error: BaseException) -> bool:
     """Whether a collective failed; gloo has no error type of its own."""
+    from torch.distributed import DistError  # it came with one of torch's errors, or takes seconds
+
     return isinstance(error, DistError) or "/gloo/" in str(error)

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin
 
+from learners.settings import Fetch
 from learners.shared_prefix import PromptInputs, Segment
 from o3rl.boxes import BoxConvention, convention_of
 from o3rl.config import PromptStyle
@@ -20,9 +21,6 @@ from o3rl.decode import MediaError
 from o3rl.flow import Failure, Group, Prompt
 from o3rl.media import digest
 from o3rl.prompts import messages, target
-
-Fetch = Callable[[str], np.ndarray]
-"""Frames by media key, uint8 [F, H, W, 3]; MediaError or TimeoutError if they cannot be had."""
 
 
 @dataclass(frozen=True)

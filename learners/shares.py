@@ -8,11 +8,13 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from learners.flops import Flops, Grids
-from learners.shared_prefix import Segment
 from o3rl.flow import FramePlan, Prompt, ScoredGroup
+
+if TYPE_CHECKING:  # the controller balances ranks, and needs no torch for it
+    from learners.shared_prefix import Segment
 
 Item = TypeVar("Item")
 LETTERS = 4  # a token, about
@@ -60,7 +62,7 @@ def _grids(plan: FramePlan, flops: Flops) -> Grids:
     return [grid] * len(plan.times_F)
 
 
-def split_segment(segment: Segment, *, limit: int) -> list[tuple[int, ...]]:
+def split_segment(segment: "Segment", *, limit: int) -> list[tuple[int, ...]]:
     """Indices of the completions that go through the model together, `limit` tokens a row at most.
 
     In order; the prompt is repeated for each part. A completion that does not fit alone is a part.

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from learners import export as outward
 from learners.ahead import ahead
 from learners.engine import build_engine, join_ranks, set_rate, step
 from learners.flops import Flops
-from learners.inputs import Fetch, Reader
+from learners.inputs import Reader
 from learners.objective import (
     grpo_loss,
     gspo_loss,
@@ -36,12 +36,12 @@ from learners.objective import (
 from learners.policy import is_vision_frozen, load_policy, load_processor, without_adapters
 from learners.publish import Published, Publisher
 from learners.rows import Row, dummy_row, padded, rows_of_group, with_values
-from learners.schedule import Optimisation
+from learners.settings import Fetch, LearnerSettings
 from learners.shared_prefix import Pack, PackedPolicy, PromptInputs, pack
 from learners.shares import passes
 from learners.state import load_state, save_state
 from learners.tally import Tally
-from o3rl.config import Learning, Model, Objective, OldLogprobs
+from o3rl.config import Objective, OldLogprobs
 from o3rl.flow import Failure, Prompt, ScoredGroup, Version
 from o3rl.weights import WeightSink
 
@@ -50,18 +50,6 @@ log = logging.getLogger(__name__)
 LOSSES = {Objective.gspo: gspo_loss, Objective.grpo: grpo_loss}
 Losses = Callable[[Sequence[Row], Pack, Tensor], Tensor]
 Forward = Callable[[Pack], tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True, slots=True)
-class LearnerSettings:
-    """All that a rank is made from; the same on every rank."""
-
-    model: Model
-    learning: Learning
-    optimisation: Optimisation
-    seed: int
-    on_gpu: bool
-    shares_gpu: bool = False  # with an engine, by turns
 
 
 class RankWorker:

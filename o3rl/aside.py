@@ -14,7 +14,7 @@ async def aside(manager: AbstractContextManager[T]) -> AsyncIterator[T]:
     value = await asyncio.to_thread(manager.__enter__)
     try:
         yield value
-    except BaseException as error:
+    except BaseException as error:  # the block's own, whatever it is: the manager is shown it
         left = asyncio.to_thread(manager.__exit__, type(error), error, error.__traceback__)
         if not await left:
             raise

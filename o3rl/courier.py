@@ -13,7 +13,9 @@ MLflow's).
 
 import json
 import logging
+import math
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -152,6 +154,7 @@ class Courier:
         self._closing = threading.Event()
         self._status = "FINISHED"
         self._is_open = False
+        self._deadline = math.inf  # once it is to be closed
         self._told = False
         self._lost = 0
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
@@ -178,6 +181,7 @@ class Courier:
     def close(self, status: str, *, seconds: float) -> None:
         """Deliver what is left for at most `seconds`, end the run, and say what did not arrive."""
         self._status = status
+        self._deadline = time.monotonic() + seconds
         self._closing.set()
         self._wake.set()
         self._thread.join(seconds)
@@ -205,12 +209,15 @@ class Courier:
             # A store brings clients of its own (HTTP, SQL, object stores) with errors of their own;
             # none of them may end this thread or the run, and all are told.
             except Exception as error:
-                if closing:
+                if time.monotonic() + self._pause[0] > self._deadline:
                     log.warning("%s: %s", self._name, _first_line(error))
                     return
                 self._tell(error, pause)
-                self._closing.wait(pause)
-                pause = min(2 * pause, self._pause[1])
+                if closing:  # there is a little time left
+                    time.sleep(self._pause[0])
+                else:
+                    self._closing.wait(pause)
+                    pause = min(2 * pause, self._pause[1])
                 continue
             pause = self._pause[0]
             if not self._closing.is_set():

@@ -50,13 +50,15 @@ def sleeper():
         process.wait()
 
 
-def state(process: subprocess.Popen) -> str:
-    """R, S, T …"""
+def becomes(process: subprocess.Popen, letter: str) -> bool:
+    """R, S, T …, soon: a signal takes a moment."""
     deadline = time.monotonic() + 5
-    while True:
-        found = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
-        if found != "R" or time.monotonic() > deadline:
-            return found
+    while time.monotonic() < deadline:
+        stat = Path(f"/proc/{process.pid}/stat").read_text()
+        if stat.rpartition(")")[2].split()[0] == letter:
+            return True
+        time.sleep(0.01)
+    return False
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -87,10 +89,10 @@ def test_a_frozen_replica_wakes_when_it_is_given_up_and_may_be_taken_back(
     strike = FrozenReplica(site, story, luck=random.Random(0))
     strike.begin()
     assert not strike.shown(stepped=True)
-    assert state(victim) == "T"
+    assert becomes(victim, "T")
     story.log += f"prompt 3 again: rollout replica 0 on h, pid {victim.pid}: no group within 8 s\n"
     strike.shown(stepped=True)
-    assert state(victim) == "S"
+    assert becomes(victim, "S")
     assert strike.shown(stepped=True)  # it lives, and nobody gave it up for good
 
 
@@ -103,7 +105,7 @@ def test_one_that_was_given_up_for_good_needs_a_successor(tmp_path, sleeper, mon
     strike.begin()
     story.log += f"pid {victim.pid}{'' if 'load' in said else ':'} {said}\n"
     assert not strike.shown(stepped=True)
-    assert state(victim) == "S"
+    assert becomes(victim, "S")
     assert not strike.shown(stepped=True)
     site.found.append(sleeper().pid)
     assert strike.shown(stepped=True)

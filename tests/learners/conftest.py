@@ -15,8 +15,8 @@ from learners import tiny
 from learners.inputs import Reader
 from learners.policy import load_policy, load_processor
 from learners.schedule import Optimisation
+from learners.settings import LearnerSettings
 from learners.shared_prefix import PackedPolicy, Segment, pack
-from learners.worker import LearnerSettings
 from o3rl.advantages import group_advantages
 from o3rl.config import Learning, Model, PromptStyle, Schedule
 from o3rl.flow import (

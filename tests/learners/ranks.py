@@ -4,8 +4,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from learners.inputs import Fetch
-from learners.worker import LearnerSettings, RankWorker
+from learners.settings import Fetch, LearnerSettings
+from learners.worker import RankWorker
 
 
 def run(

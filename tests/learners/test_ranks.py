@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from learners import engine
-from learners.worker import LearnerSettings, RankWorker
+from learners.settings import LearnerSettings
+from learners.worker import RankWorker
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("rank_alone")]
 SECONDS = 240.0  # for all ranks, which start torch and DeepSpeed anew

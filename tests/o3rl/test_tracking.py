@@ -165,8 +165,19 @@ def test_a_store_that_is_away_is_told_once_and_gets_all_when_it_is_back(tmp_path
     assert "did not get" not in caplog.text
 
 
+def test_a_store_that_comes_back_while_the_run_waits_at_its_end_gets_all(tmp_path, caplog):
+    store = FakeStore(away=True)
+    tracker = MlflowTracker(tmp_path, store=store, close_seconds=20)
+    tracker.log({"a": 1.0}, step=1)
+    wait_for(lambda: "is away" in caplog.text)
+    threading.Timer(0.5, lambda: setattr(store, "away", False)).start()
+    tracker.close()
+    assert (steps(store), store.status) == ([1], "FINISHED")
+    assert "did not get" not in caplog.text
+
+
 def test_what_never_arrived_is_counted_at_the_end_and_sent_by_the_next_attempt(tmp_path, caplog):
-    away = MlflowTracker(tmp_path, store=FakeStore(away=True), close_seconds=5)
+    away = MlflowTracker(tmp_path, store=FakeStore(away=True), close_seconds=2)
     for step in range(3):
         away.log({"a": 1.0}, step=step)
     away.params({"seed": 1})
@@ -245,7 +256,7 @@ def test_a_step_that_arrived_though_nobody_could_note_it_is_not_sent_again(tmp_p
 
 
 def test_what_was_not_delivered_before_the_checkpoint_still_is(tmp_path):
-    away = MlflowTracker(tmp_path, store=FakeStore(away=True), close_seconds=5)
+    away = MlflowTracker(tmp_path, store=FakeStore(away=True), close_seconds=2)
     for step in (1, 2, 3):
         away.log({"a": step}, step=step)
     away.close("KILLED")
@@ -393,7 +404,7 @@ def test_a_server_that_is_down_does_not_stop_the_run(tmp_path, caplog):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         uri = f"http://127.0.0.1:{free.getsockname()[1]}"
-    tracker = MlflowTracker(tmp_path, uri=uri, close_seconds=60)
+    tracker = MlflowTracker(tmp_path, uri=uri, close_seconds=6)
     for step in range(5):
         tracker.log({"a": 1.0}, step=step)
     tracker.close()
