@@ -4,7 +4,6 @@ Under ZeRO-3 all ranks walk through the layers together; rank 0 alone holds and 
 """
 
 import logging
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,20 +14,11 @@ from learners.writes import rank
 from o3rl.config import Publish
 from o3rl.flow import Version
 from o3rl.patches import difference
-from o3rl.weights import Bucket, Manifest, RawTensor, WeightSink, pack
+from o3rl.weights import Bucket, Manifest, Published, RawTensor, WeightSink, pack
 
 log = logging.getLogger(__name__)
 
 BUCKET_BYTES = 256 * 2**20
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """A version that replicas can take; what it took to send it."""
-
-    manifest: Manifest
-    sent: int  # bytes, of `manifest.size`
-    changed: float | None  # share of all values; None where nothing was compared
 
 
 class Publisher:

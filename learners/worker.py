@@ -34,7 +34,7 @@ from learners.objective import (
     sequence_log_ratio,
 )
 from learners.policy import is_vision_frozen, load_policy, load_processor, without_adapters
-from learners.publish import Published, Publisher
+from learners.publish import Publisher
 from learners.rows import Row, dummy_row, padded, rows_of_group, with_values
 from learners.settings import Fetch, LearnerSettings
 from learners.shared_prefix import Pack, PackedPolicy, PromptInputs, pack
@@ -43,7 +43,7 @@ from learners.state import load_state, save_state
 from learners.tally import Tally
 from o3rl.config import Objective, OldLogprobs
 from o3rl.flow import Failure, Prompt, ScoredGroup, Version
-from o3rl.weights import WeightSink
+from o3rl.weights import Published, WeightSink
 
 log = logging.getLogger(__name__)
 

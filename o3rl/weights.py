@@ -256,6 +256,15 @@ def verify(bucket: Bucket, payload: bytes | memoryview) -> dict[str, RawTensor]:
     return tensors
 
 
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A version that replicas can take; what it took to send it."""
+
+    manifest: Manifest
+    sent: int  # bytes, of `manifest.size`
+    changed: float | None  # share of all values; None where nothing was compared
+
+
 class WeightSink(Protocol):
     """Where the learner publishes: every bucket of a version, then its manifest."""
 

@@ -1,6 +1,8 @@
 """The architecture as code: imports point inward, and each library is named where it may be."""
 
 import ast
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -76,6 +78,15 @@ def test_a_library_is_imported_where_it_may_be(name):
 )
 def test_ray_is_imported_only_where_a_folder_pools(folder, files):
     assert {path.name for path in sources(folder) if "ray" in imported(path)} == files
+
+
+@pytest.mark.parametrize("module", ["cluster.services", "cluster.train", "actors.stand_in"])
+def test_who_needs_no_torch_starts_without_it(module):
+    """A controller answers to nobody while it imports, and each restart waits for that."""
+    heavy = {"torch", "deepspeed", "vllm", "mlflow"}
+    code = f"import sys, {module}; sys.exit(', '.join({heavy} & sys.modules.keys()) or 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
 
 
 def test_mlflow_is_imported_in_one_file_of_o3rl():
