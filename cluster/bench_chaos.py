@@ -16,7 +16,7 @@ from cluster.chaos import KINDS, Chaos, ChaosError, Trial, prepared
 from cluster.chaos_site import Site
 from cluster.progress import bar
 
-VIDEOS = 24  # 147 rows: 36 steps a run
+VIDEOS = 60  # 363 rows: 90 steps a run
 
 
 def run(options: argparse.Namespace) -> int:

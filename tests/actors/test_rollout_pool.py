@@ -164,36 +164,41 @@ def test_a_killed_replica_leaves_nothing_hands_its_prompt_back_and_returns(pool,
     assert pool.places[0].pid != place.pid
 
 
-@pytest.mark.parametrize(
-    ("strike", "deaths"), [(signal.SIGKILL, 2), (signal.SIGSTOP, 3)], ids=["killed", "frozen"]
-)
-def test_an_engine_that_is_struck_under_its_replica_is_replaced(
-    strike, deaths, pool, run, monkeypatch, caplog
-):
+def test_an_engine_that_is_killed_under_its_replica_is_replaced(pool, run):
     [place] = pool.places
     below = descendants(place.pid)
     for pid in below:  # vLLM's processes; the replica lives on
-        os.kill(pid, strike)
-    with monkeypatch.context() as patch:
-        patch.setattr(pool, "_rollouts", replace(ROLLOUTS, seconds=3.0))
-        result = run(pool.sample(prompt(5)))
+        os.kill(pid, signal.SIGKILL)
+    result = run(pool.sample(prompt(5)))
     assert isinstance(result, Failure)
     assert f"pid {place.pid}" in result.reason
-    if strike == signal.SIGSTOP:
-        assert "its engine has not answered for 8 s" in caplog.text
     group = run(pool.sample(prompt(5)))
     assert isinstance(group, Group)
     assert group.rollouts_G[0].version == Version(0, 1)
-    assert pool.counts["deaths"] == deaths
-    assert not [pid for pid in below if alive(pid)]
+    assert pool.counts["deaths"] == 2
 
 
-def test_a_closed_pool_leaves_nothing(pool, run):
+def test_an_engine_that_hangs_is_no_healthy_replica_and_leaves_nothing(
+    pool, run, monkeypatch, caplog
+):
     [place] = pool.places
     below = descendants(place.pid)
+    for pid in below:
+        os.kill(pid, signal.SIGSTOP)
+    monkeypatch.setattr(pool, "_rollouts", replace(ROLLOUTS, seconds=3.0))
+    result = run(pool.sample(prompt(5)))
+    assert isinstance(result, Failure)
+    assert "its engine has not answered for 8 s" in caplog.text
+    assert pool.counts["deaths"] == 3
+    assert pool.states == (State.STARTING,)
     run(pool.close())
+    gone({*below, place.pid})
+    assert pool.states == (State.DEAD,)
+
+
+def gone(pids: set[int]) -> None:
+    """All of them, soon."""
     deadline = time.monotonic() + 15
-    while left := {pid for pid in {*below, place.pid} if alive(pid)}:
+    while left := {pid for pid in pids if alive(pid)}:
         assert time.monotonic() < deadline, f"left behind: {left}"
         time.sleep(0.1)
-    assert pool.states == (State.DEAD,)

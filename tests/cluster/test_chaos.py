@@ -21,7 +21,7 @@ STRUCK = (
 
 def test_a_run_that_is_struck_goes_on_and_loses_nothing(tmp_path):
     assert set(STRUCK) <= set(KINDS)
-    data = prepared(tmp_path, videos=20)
+    data = prepared(tmp_path, videos=40)
     assert len(data.marked) == 4
     with Site(tmp_path) as site:
         chaos = Chaos(site, data, seed=0)
