@@ -3,8 +3,11 @@
 import asyncio
 import os
 import pickle
+import resource
 import signal
+from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import replace
 
 import folder_sink
@@ -14,7 +17,6 @@ import torch
 from ray.exceptions import RayActorError
 from safetensors.torch import load, load_file
 
-from cluster.chaos import full_disk
 from learners.group import LearnerGroup, LearnerLost, _all
 from learners.worker import RankWorker
 from o3rl.config import Cluster
@@ -31,6 +33,17 @@ def local_ray():
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@contextmanager
+def full_disk(pid: int, *, size: int) -> Iterator[None]:
+    """No file that the process writes can grow beyond `size` bytes."""
+    before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("zero", [2, 3])
