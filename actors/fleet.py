@@ -12,6 +12,8 @@ Each is a Ray actor on a placement group of its own.
 | `start`   | placement, and then vLLM               | `start_seconds`  | TimeoutError             |
 | `scale`   | the same of each that joins, its load  | the same, a load | it does not join         |
 | `scale`   | the prompts of each that leaves        | `leave_seconds`  | they are tried elsewhere |
+| a restart | the old one's engine to end            | 20 s             | it is killed             |
+| a restart | the stacks of one that says nothing    | 15 s             | the log goes without     |
 
 Laws: one that dies is started again in its place, three times in a row at most; one that leaves
 gets no more prompts, finishes its own or hands them back, and then gives its place back. A
@@ -202,19 +204,20 @@ class Fleet:
         if slot.place is None:
             return
         there = PlacementGroupSchedulingStrategy(slot.group, 0)
-        call = ray.remote(stacks_of).options(num_cpus=0, scheduling_strategy=there)
+        name = str(slot)
+        task = ray.remote(stacks_of).options(num_cpus=0, scheduling_strategy=there)
+        call = task.remote(slot.place.pid)
         try:
-            stacks = await asyncio.wait_for(of(call.remote(slot.place.pid)), ELSEWHERE_SECONDS)
+            stacks = await asyncio.wait_for(of(call), ELSEWHERE_SECONDS)
         except (TimeoutError, RayError) as error:
+            ray.cancel(call)
             stacks = f"its stacks cannot be had: {first_line(error)}"
-        log.warning("%s says nothing; it is here:\n%s", slot, stacks)
+        log.warning("%s says nothing; it is here:\n%s", name, stacks)
 
     async def _restart(self, slot: Slot, *, silent: bool) -> None:
         """A new actor in the same place, brought to the current weights."""
-        if silent:
-            await self._show(slot)
-        else:
-            await _closed(slot)  # what is below a living one may hang
+        # Also where it said nothing: it may live, and what hangs be the engine below it.
+        await asyncio.gather(_closed(slot), *([self._show(slot)] if silent else []))
         if slot.state is not State.STARTING:  # it is to leave
             return
         ray.kill(slot.actor)

@@ -13,7 +13,7 @@ from o3rl.flow import Failure, Group, Prompt, Version
 from o3rl.source import source_digest
 from o3rl.weights import WeightSource
 
-ENGINE_SECONDS = 8.0  # for it to answer between two passes; the pool waits a little longer for us
+ENGINE_SECONDS = 6.0  # for it to answer between two passes; the pool waits a little longer for us
 
 
 def make_engine(model: Model, *, sampling: Sampling, rollouts: Rollouts) -> Any:

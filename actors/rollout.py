@@ -6,6 +6,7 @@
 | `sample`       | a less busy one that loads    | 5 s, twice its last load| another gets it       |
 | `sample`       | its replica                   | `seconds`               | Failure, SUSPECT      |
 | a late replica | its own answer to a ping      | 10 s                    | it restarts           |
+|                | its engine's, below it        | 6 s                     | the same              |
 | `load`, `sleep`| each replica                  | `load_seconds`          | that replica restarts |
 | `sleep`        | a replica that starts         | `start_seconds`         | TimeoutError          |
 
@@ -178,15 +179,19 @@ class RolloutPool:
             ray.cancel(call)
             raise
         except RayTaskError as error:  # before TimeoutError: one may have come from there
+            reason = f"{name}: {first_line(error)}"
+            if isinstance(error.cause, TimeoutError):
+                return Failure(prompt.group, -1, reason)
             if not isinstance(error.cause, EngineBroken):
                 raise
             self._deaths[prompt.group] += 1
-            return Failure(prompt.group, -1, self._fleet.died(slot, f"{name}: {first_line(error)}"))
+            return Failure(prompt.group, -1, self._fleet.died(slot, reason, excused=alone))
         except TimeoutError:
             self._late += 1
             reason = f"{name}: no group within {self._rollouts.seconds:.0f} s"
             ray.cancel(call)
-            await self._fleet.see_to(self._suspect(slot, reason))
+            await self._fleet.see_to(self._suspect(slot, reason, excused=alone))
+            self._deaths[prompt.group] += slot.state in (State.STARTING, State.DEAD)
             return Failure(prompt.group, -1, reason)
         except RayActorError as error:
             self._deaths[prompt.group] += not (error.preempted or slot.state is State.LEAVING)
@@ -298,7 +303,7 @@ class RolloutPool:
             return None
         return slot
 
-    async def _suspect(self, slot: Slot, reason: str) -> None:
+    async def _suspect(self, slot: Slot, reason: str, *, excused: bool) -> None:
         """A late replica gets no prompts until it answers; one that does not is restarted."""
         if slot.state is not State.HEALTHY:
             return
@@ -306,13 +311,14 @@ class RolloutPool:
         try:
             await asyncio.wait_for(of(slot.actor.ping.remote()), PING_SECONDS)
         except RayTaskError as error:
-            self._fleet.died(slot, f"{reason}; {first_line(error)}")
+            self._fleet.died(slot, f"{reason}; {first_line(error)}", excused=excused)
             return
         except TimeoutError:
-            self._fleet.died(slot, f"{reason}, and no answer since", silent=True)
+            told = f"{reason}, and no answer since"
+            self._fleet.died(slot, told, excused=excused, silent=True)
             return
         except RayActorError as error:
-            self._lost(slot, error, f"{reason}, and then it died")
+            self._lost(slot, error, f"{reason}, and then it died", excused=excused)
             return
         if slot.state is State.SUSPECT:  # nothing else has become of it
             slot.state = State.STALE  # a newer version may have passed it by

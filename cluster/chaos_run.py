@@ -167,11 +167,11 @@ class StruckRun:
         None where the run ends well before both.
         """
         strike = strike_of(kind, self._site, self, every=CHECKPOINT_EVERY, luck=self._random)
+        began = self._struck(strike, kind)
+        at, resumed = self.step, False
+        seconds: float | None = None
+        shown, waits = False, began
         try:
-            began = self._struck(strike, kind)
-            at, resumed = self.step, False
-            seconds: float | None = None
-            shown, waits = False, began
             while not shown and not self._ended:
                 resumed = self._watched() or resumed
                 # The step after `at` may have been on its way.

@@ -140,7 +140,8 @@ class Frozen(Killed):
     def undo(self) -> None:
         """Wake it, unless Ray has ended it."""
         with suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGCONT)
+            if self.pid:
+                os.kill(self.pid, signal.SIGCONT)
 
 
 class FrozenReplica(Frozen):
@@ -344,4 +345,5 @@ class FullDisk:
     def undo(self) -> None:
         """Room again."""
         with suppress(ProcessLookupError):
-            resource.prlimit(self._pid, resource.RLIMIT_FSIZE, self._before)
+            if self._pid:
+                resource.prlimit(self._pid, resource.RLIMIT_FSIZE, self._before)

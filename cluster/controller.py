@@ -23,6 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster.calls import in_a_line
 from cluster.control import Control, Phase, RunLost, Status
 from cluster.train import Trained, train
+from learners.group import LearnerLost
 from o3rl.checkpoints import sound_of
 from o3rl.config import Run
 from o3rl.decode import MediaLost
@@ -154,8 +155,6 @@ def lost(error: Exception, *, trained: bool) -> str:
 
     Of a run that never `trained`, a service that does not start is no loss, but asks for too much.
     """
-    from learners.group import LearnerLost  # takes seconds, unless it was needed
-
     if isinstance(error, LearnerLost):
         return "the learner was lost"
     if isinstance(error, MediaLost):

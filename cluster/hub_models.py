@@ -1,4 +1,4 @@
-"""What `o3rl plan` knows of a model: the values of its config.json, without torch or a download.
+"""What is known of a model without torch or a download: the values of its config.json.
 
 From the model's own folder; else from the table below, of what the hub's files say; else from the
 hub, where it can be reached.

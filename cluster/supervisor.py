@@ -183,7 +183,8 @@ class _Eye:
             found = await asyncio.wait_for(call, seconds)
         except TimeoutError as error:
             if time.monotonic() > began + seconds + ASLEEP_SECONDS:
-                return await self.look(seconds)  # we were stopped ourselves, and could not hear
+                log.warning("this process was stopped for a while; the controller is asked again")
+                return await self.look(seconds)
             if self._pid is not None:  # on this node
                 stacks = await asyncio.to_thread(stacks_of, self._pid)
                 log.warning("the controller says nothing; it is here:\n%s", stacks)

@@ -12,12 +12,14 @@ good to be closed.
 | start | placement; the ranks | `cluster.start_seconds` |
 | update, sft_step, publish, save, restore, export | all ranks | `learning.seconds` |
 | a rank in a collective | the other ranks | `learning.seconds` |
+| who hears nothing | the stacks of the silent ranks, for the log | 15 s |
 """
 
 import asyncio
 import logging
 import os
 import socket
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,7 +44,7 @@ from o3rl.stacks import ELSEWHERE_SECONDS, stacks_of
 from o3rl.weights import WeightSink
 
 if TYPE_CHECKING:
-    from learners.worker import RankWorker
+    pass
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +67,9 @@ class _Rank:
     """What runs in a rank's process."""
 
     def __init__(self, rank: int):
-        self._rank = rank
+        from learners.worker import RankWorker  # torch and DeepSpeed: here, and not in who calls
+
+        self._rank, self._make = rank, RankWorker
         self._worker: RankWorker | None = None
 
     def pid(self) -> int:
@@ -96,9 +100,7 @@ class _Rank:
             "WORLD_SIZE": str(settings.learning.ranks),
             "LOCAL_RANK": "0",  # Ray shows each actor its own GPU only
         }
-        from learners.worker import RankWorker  # torch and DeepSpeed: here, and not in the group
-
-        self._worker = RankWorker(settings, fetch)
+        self._worker = self._make(settings, fetch)
 
     def call(self, method: str, *arguments: Any, **keywords: Any) -> Any:
         """One of the worker's methods."""
@@ -261,10 +263,12 @@ class LearnerGroup:
         assert self._placement is not None
         there = PlacementGroupSchedulingStrategy(self._placement, placement_group_bundle_index=rank)
         call = ray.remote(stacks_of).options(num_cpus=0, scheduling_strategy=there)
-        future = asyncio.wrap_future(call.remote(self._pids[rank]).future())
+        asked = call.remote(self._pids[rank])
         try:
+            future = asyncio.wrap_future(asked.future())
             stacks = await asyncio.wait_for(future, ELSEWHERE_SECONDS)
         except (TimeoutError, RayError) as error:
+            ray.cancel(asked)
             stacks = f"its stacks cannot be had: {error}"
         log.warning("learner rank %d says nothing; it is here:\n%s", rank, stacks)
 
@@ -364,6 +368,5 @@ async def _all(calls: Sequence[Any], *, what: str, seconds: float) -> list[Any]:
 
 def _of_peer(error: BaseException) -> bool:
     """Whether a collective failed; gloo has no error type of its own."""
-    from torch.distributed import DistError  # it came with one of torch's errors, or takes seconds
-
-    return isinstance(error, DistError) or "/gloo/" in str(error)
+    torch = sys.modules.get("torch.distributed")  # it came with the error, or this is none of its
+    return "/gloo/" in str(error) or (torch is not None and isinstance(error, torch.DistError))

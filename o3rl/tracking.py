@@ -196,11 +196,19 @@ class MlflowStore:
         """Send lines in batches of a size that MLflow takes."""
         from mlflow.entities import Metric
 
-        metrics = [
-            Metric(name_for_mlflow(name), value, int(1000 * line.time), line.step)
-            for line in lines
-            for name, value in line.metrics.items()
-        ]
+        batch: list[Metric] = []
+        for line in lines:
+            metrics = [
+                Metric(name_for_mlflow(name), value, int(1000 * line.time), line.step)
+                for name, value in line.metrics.items()
+            ]
+            if len(batch) + len(metrics) > METRICS_PER_BATCH:  # a step arrives whole, or not at all
+                self._send(batch)
+                batch = []
+            batch += metrics
+        self._send(batch)
+
+    def _send(self, metrics: Sequence[Any]) -> None:
         for start in range(0, len(metrics), METRICS_PER_BATCH):
             batch = metrics[start : start + METRICS_PER_BATCH]
             self._call(self._client.log_batch, self._run_id, metrics=batch)
@@ -255,7 +263,7 @@ class MlflowStore:
         )
 
     def _start_monitor(self) -> None:
-        if not self._wants_system_metrics:
+        if not self._wants_system_metrics or self._monitor is not None:
             return
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 

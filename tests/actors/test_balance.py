@@ -5,12 +5,14 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
+from ray.exceptions import ObjectLostError, RayTaskError
 
 from actors import rollout
+from actors.outcome import EngineBroken
 from actors.rollout import RolloutPool
 from actors.slot import Slot, State
 from o3rl.config import Model, Rollouts, Sampling
-from o3rl.flow import Version
+from o3rl.flow import Failure, Version
 from tests.actors.conftest import prompt
 
 OLD, NEW = Version(0, 0), Version(0, 1)
@@ -58,6 +60,11 @@ def pool_of(*states: State) -> RolloutPool:
 
 def calls(pool: RolloutPool) -> list[int]:
     return [len(slot.actor.calls) for slot in pool._fleet.slots]
+
+
+def of_task(error: Exception) -> Exception:
+    """As Ray raises it."""
+    return RayTaskError("sample", "", error).as_instanceof_cause()
 
 
 async def settle() -> None:
@@ -122,6 +129,46 @@ def test_one_that_takes_long_is_not_waited_for(monkeypatch):
         return found
 
     assert asyncio.run(share()) == [4, 0]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (of_task(TimeoutError("still updating weights")), "still updating weights"),
+        (ObjectLostError("00", None, "gone with its node"), "its answer was lost: "),
+    ],
+)
+def test_what_is_no_fault_of_the_replica_is_tried_again_and_leaves_it_healthy(error, told):
+    async def fail() -> tuple[Any, State]:
+        pool = pool_of(State.HEALTHY)
+        [task] = ask(pool, 1)
+        await settle()
+        [slot] = pool._fleet.slots
+        slot.actor.calls[0].set_exception(error)
+        return await task, slot.state
+
+    result, state = asyncio.run(fail())
+    assert isinstance(result, Failure)
+    assert told in result.reason
+    assert state is State.HEALTHY
+
+
+def test_a_death_with_a_prompt_that_kills_is_not_counted_against_its_replica(monkeypatch):
+    async def die() -> list[int]:
+        pool = pool_of(State.HEALTHY)
+        [slot] = pool._fleet.slots
+        monkeypatch.setattr(pool._fleet, "_restart", lambda *_, **__: asyncio.sleep(0))
+        deaths = []
+        for _ in range(3):  # the third time it is alone
+            slot.state = State.HEALTHY
+            [task] = ask(pool, 1)
+            await settle()
+            slot.actor.calls[-1].set_exception(of_task(EngineBroken("it is dead")))
+            assert isinstance(await task, Failure)
+            deaths.append(slot.deaths)
+        return deaths
+
+    assert asyncio.run(die()) == [1, 2, 2]
 
 
 @pytest.mark.parametrize("states", [(State.DEAD,), ()])

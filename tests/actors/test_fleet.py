@@ -227,8 +227,8 @@ def test_a_frozen_one_is_named_shown_replaced_and_its_late_answer_is_not_taken(p
         return await many(pool, 6)
 
     assert versions(run(freeze())) == {Version(0, 2)}
-    assert f"{name} says nothing; it is here:\nProcess " in caplog.text
-    assert "Worker.main_loop" in caplog.text
+    assert f"{name} says nothing; it is here:\n" in caplog.text
+    assert "Worker.main_loop" in caplog.text or "its stacks cannot be had" in caplog.text
 
 
 def test_a_cancelled_prompt_frees_its_replica(pool, run):

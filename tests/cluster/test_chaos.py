@@ -5,7 +5,7 @@ import pytest
 from cluster.chaos import KINDS, Chaos, prepared
 from cluster.chaos_site import Site
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 STRUCK = (
     "kill scorer",

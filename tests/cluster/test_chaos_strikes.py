@@ -206,3 +206,10 @@ def test_what_counts_as_left_of_a_run(tmp_path, monkeypatch, title, left):
     monkeypatch.setattr("cluster.chaos_site._title", lambda _: title)
     assert site.left_of_run() == ([title] if left else [])
     assert not any(part.startswith(each) for part in ACTORS.values() for each in RAYS_OWN)
+
+
+@pytest.mark.parametrize("kind", ["fill disk", "freeze scorer", "freeze replica"])
+def test_what_was_never_begun_is_undone_by_nothing(tmp_path, kind):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    strike_of(kind, Place(tmp_path), Story(), every=3, luck=random.Random(0)).undo()
+    assert resource.getrlimit(resource.RLIMIT_FSIZE) == before

@@ -1,6 +1,16 @@
-"""What the supervisor of a run counts."""
+"""What the supervisor of a run counts, and whom it blames."""
 
-from cluster.supervisor import Losses
+import asyncio
+from concurrent.futures import Future
+from itertools import chain, repeat
+from types import SimpleNamespace
+
+import pytest
+
+from cluster import supervisor
+from cluster.control import Control, RunLost
+from cluster.controller import Look
+from cluster.supervisor import Losses, _Eye
 from o3rl.checkpoints import Checkpoint
 
 
@@ -9,3 +19,39 @@ def test_losses_are_counted_since_the_last_new_checkpoint(tmp_path):
     losses = Losses()
     last = [None, None, first, first, third, first]  # the last one was damaged: nothing is reached
     assert [losses.add(checkpoint) for checkpoint in last] == [1, 2, 1, 2, 1, 2]
+
+
+class Controller:
+    """Answers its second call."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    @property
+    def look(self) -> "Controller":
+        return self
+
+    def remote(self, _: int) -> "Controller":
+        self.calls += 1
+        return self
+
+    def future(self) -> Future[Look]:
+        answer: Future[Look] = Future()
+        if self.calls == 2:
+            answer.set_result(Look(Control("run", "folder").status(), (), 0, 2**22 + 1))
+        return answer
+
+
+@pytest.mark.parametrize(("passed", "calls"), [(0.1, 1), (60.0, 2)])
+def test_one_that_was_stopped_itself_asks_again_before_it_blames(monkeypatch, passed, calls):
+    """`passed`: seconds between the question and the end of a wait of 0.1 s."""
+    times = chain([0.0], repeat(passed))
+    monkeypatch.setattr(supervisor, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    controller = Controller()
+    eye = _Eye(controller)
+    if calls == 1:
+        with pytest.raises(RunLost, match="the controller has not answered for 0 s"):
+            asyncio.run(eye.look(0.1))
+    else:
+        assert asyncio.run(eye.look(0.1)).steps == 0
+    assert controller.calls == calls

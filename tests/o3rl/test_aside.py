@@ -22,6 +22,33 @@ def slow(told: list[str]):
         time.sleep(0.2)
 
 
+def test_one_that_is_cancelled_while_it_enters_is_left_in_order():
+    told: list[str] = []
+
+    @contextmanager
+    def entering():
+        time.sleep(0.3)
+        try:
+            yield
+        except asyncio.CancelledError:
+            told.append("cancelled")
+            raise
+
+    async def work():
+        async with aside(entering()):
+            told.append("never")
+
+    async def cancel():
+        task = asyncio.create_task(work())
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancel())
+    assert told == ["cancelled"]
+
+
 @pytest.mark.parametrize("error", ["", "not so well"])
 def test_the_loop_goes_on_while_it_blocks(error):
     told: list[str] = []
