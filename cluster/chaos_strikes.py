@@ -75,8 +75,10 @@ def strike_of(kind: str, site: Site, run: Progress, *, every: int, luck: random.
         "freeze replica": lambda: FrozenReplica(site, run, luck=luck),
         "kill driver": lambda: KilledDriver(site),
         "freeze driver": lambda: FrozenDriver(site, run),
-        "kill mlflow": lambda: KilledServer(site),
-        "freeze mlflow": lambda: FrozenServer(site),
+        "kill mlflow": lambda: StruckServer(site, signal.SIGKILL, site.start_server),
+        "freeze mlflow": lambda: StruckServer(
+            site, signal.SIGSTOP, lambda: site.strike_server(signal.SIGCONT)
+        ),
         "kill node": lambda: LostNode(site),
         "fill disk": lambda: FullDisk(lambda: site.find(ACTORS["learner"]), run, every=every),
     }
@@ -229,42 +231,20 @@ class FrozenDriver:
             os.kill(self._pid, signal.SIGCONT)
 
 
-class KilledServer:
-    """MLflow's server is killed: the run trains on, and then the server is started again."""
+class StruckServer:
+    """MLflow's server is struck: the run trains on without it, and then it is there again."""
 
-    def __init__(self, site: Site):
-        self._site = site
+    def __init__(self, site: Site, strike: signal.Signals, undo: Callable[[], None]):
+        self._site, self._signal = site, strike
+        self.undo = undo
 
     def begin(self) -> None:
         """Strike."""
-        self._site.strike_server(signal.SIGKILL)
+        self._site.strike_server(self._signal)
 
     def shown(self, *, stepped: bool) -> bool:
         """The run trained on without it."""
         return stepped
-
-    def undo(self) -> None:
-        """Start it again."""
-        self._site.start_server()
-
-
-class FrozenServer:
-    """MLflow's server is frozen: the run trains on, and the server wakes up."""
-
-    def __init__(self, site: Site):
-        self._site = site
-
-    def begin(self) -> None:
-        """Strike."""
-        self._site.strike_server(signal.SIGSTOP)
-
-    def shown(self, *, stepped: bool) -> bool:
-        """The run trained on without it."""
-        return stepped
-
-    def undo(self) -> None:
-        """Wake it."""
-        self._site.strike_server(signal.SIGCONT)
 
 
 class LostNode:

@@ -59,10 +59,8 @@ def build_engine(
         parameters, lr=optimisation.rate, weight_decay=optimisation.weight_decay
     )
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
-    config = _config(learning, optimisation=optimisation, bfloat16=bfloat16)
-    # DeepSpeed reserves a whole bucket, however few gradients there are to go in it.
     trained = sum(parameter.numel() for parameter in parameters)
-    config["zero_optimization"]["reduce_bucket_size"] = min(BUCKET, trained)
+    config = _config(learning, optimisation=optimisation, bfloat16=bfloat16, trained=trained)
     engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
     for name, buffer in module.named_buffers():
         buffer.data = buffers[name].to(buffer.device)
@@ -89,11 +87,15 @@ def set_rate(engine: Any, rate: float) -> None:
         group["lr"] = rate
 
 
-def _config(learning: Learning, *, optimisation: Optimisation, bfloat16: bool) -> dict[str, Any]:
+def _config(
+    learning: Learning, *, optimisation: Optimisation, bfloat16: bool, trained: int
+) -> dict[str, Any]:
     zero: dict[str, Any] = {
         "stage": learning.zero,
         "overlap_comm": False,
         "stage3_param_persistence_threshold": PERSISTENT,
+        # DeepSpeed reserves a whole bucket, however few gradients there are to go in it.
+        "reduce_bucket_size": min(BUCKET, trained),
     }
     if learning.optimizer_offload:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}

@@ -23,7 +23,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
@@ -42,9 +42,6 @@ from o3rl.flow import Failure, Prompt, ScoredGroup, Version
 from o3rl.source import source_digest
 from o3rl.stacks import ELSEWHERE_SECONDS, stacks_of
 from o3rl.weights import WeightSink
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 
