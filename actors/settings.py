@@ -43,6 +43,7 @@ def engine_arguments(model: Model, *, rollouts: Rollouts) -> AsyncEngineArgs:
         seed=0,
         max_model_len=rollouts.max_model_tokens,
         max_num_batched_tokens=max(batched, rollouts.max_model_tokens) if on_cpu else batched,
+        max_num_seqs=rollouts.max_sequences,
         enable_chunked_prefill=not on_cpu,
         enforce_eager=rollouts.enforce_eager or on_cpu,
         tensor_parallel_size=rollouts.tensor_parallel,

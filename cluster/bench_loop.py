@@ -17,7 +17,7 @@ from o3rl.loop_speed import WARM_STEPS, Overlap, Rate, Sleepers, StandIns, overl
 KNEE = 0.95  # of linear
 LINEAR = (1, 8, 64)
 MOST = 4096
-BATCH, REAL_BATCH = 8, 16
+BATCH, REAL_BATCH = 8, 32
 
 
 def run(options: argparse.Namespace) -> int:

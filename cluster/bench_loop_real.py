@@ -1,17 +1,18 @@
 """`o3rl bench loop --real`: rollouts and learning of the tiny model, apart and at the same time.
 
-One engine and one learner rank, each bound to a core of its own. A batch is sampled several times
-while the learner rests, learned from several times while the engine rests, and then the loop runs
-with versions one apart: a step ought to take as long as the longer of the two.
+One engine has a core of its own; one learner rank has the other, with the controller and all else
+that is small. Some batches are sampled while the learner rests, and then they are learned from
+while the engine rests, each half with its part of handing the weights over: so the engine's caches
+are as empty as they are in the loop. Then the loop runs with versions one apart: a step ought to
+take as long as the longer half. The engine runs half of a batch at once: with more it would sample
+two batches together, and the learner wait for the end of both.
 """
 
 import asyncio
 import os
 import tempfile
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from statistics import median
+from statistics import fmean
 from time import perf_counter
 
 from cluster.configs import load_named, model_path, of_model
@@ -33,7 +34,7 @@ from o3rl.synth.dataset import Size, write_dataset
 from o3rl.synth.questions import Teacher
 from rewards.pool import ScorerPool
 
-REPEATS = 3
+REPEATS = 5
 SEED = 0
 
 
@@ -44,14 +45,18 @@ def real(*, groups: int, steps: int) -> Overlap:
         raise ValueError(f"this process may run on {len(cores)} core; --real needs two")
     with tempfile.TemporaryDirectory(prefix="o3rl-") as folder:
         run = _prepared(Path(folder), groups=groups)
-        with ray_session(run.cluster):
-            return asyncio.run(_measured(run, Path(folder), steps=steps, cores=cores[:2]))
+        bind(os.getpid(), cores[1])
+        try:
+            with ray_session(run.cluster):
+                return asyncio.run(_measured(run, Path(folder), steps=steps, core=cores[0]))
+        finally:
+            os.sched_setaffinity(0, cores)
 
 
 def _prepared(folder: Path, *, groups: int) -> config.Run:
     """Rows of a few videos, and the demo's configuration at a rate that changes next to nothing."""
     write_synthetic(
-        folder / "data", Size(8, 6, 1, 1), seed=SEED, teacher=Teacher(), write=write_dataset
+        folder / "data", Size(16, 12, 1, 1), seed=SEED, teacher=Teacher(), write=write_dataset
     )
     import_file(folder / "data" / "STGR-RL.json", folder / "rows", media=folder / "data" / "media")
     run = load_named(
@@ -66,10 +71,11 @@ def _prepared(folder: Path, *, groups: int) -> config.Run:
             "cluster.cpus_per_rank=1",
         ],
     )
+    run.rollouts.max_sequences = groups * run.sampling.group_size // 2
     return of_model(run, model_path(run.sft.start))
 
 
-async def _measured(run: config.Run, folder: Path, *, steps: int, cores: Sequence[int]) -> Overlap:
+async def _measured(run: config.Run, folder: Path, *, steps: int, core: int) -> Overlap:
     async with services(run, folder / "run") as start:
         media, store = start.media(), start.store()
         pool = start.rollouts(media.media, store)
@@ -78,47 +84,46 @@ async def _measured(run: config.Run, folder: Path, *, steps: int, cores: Sequenc
         await asyncio.gather(pool.start(), group.start())
         for place in pool.places:
             assert place is not None
-            bind(place.pid, cores[0])
-        for pid in await group.pids():
-            bind(pid, cores[1])
+            bind(place.pid, core)
         sampler, learner, scorers = Sampling(pool), Learning(group), start.scorers()
-        await learner.publish(Version(0, 0))
-        await sampler.load(Version(0, 0))
         rows, groups = read_rows(folder / "rows"), run.loop.groups
 
-        def admission(prompts: int, ledger: Ledger) -> Admission:
+        def admission(batches: int, ledger: Ledger) -> Admission:
             order = order_of(rows, SEED, task_weights={})
-            return Admission(rows, order, media, ledger, planned=prompts, ahead=groups)
+            return Admission(rows, order, media, ledger, planned=batches * groups, ahead=groups)
 
-        source = admission(groups, Ledger())
-        prompts = [await source.next() for _ in range(groups)]
-        rollout_seconds, learn_seconds, sampled = [], [], []
-        for repeat in range(REPEATS + 1):
+        source = admission(REPEATS + 1, Ledger())
+        rollout_seconds, learn_seconds, batches = [], [], []
+        for n in range(REPEATS + 1):
+            await learner.publish(Version(0, n))
+            prompts = [await source.next() for _ in range(groups)]
             began = perf_counter()
-            again = [replace(prompt, attempt=repeat) for prompt in prompts]
-            sampled = await asyncio.gather(*(sampler.sample(prompt) for prompt in again))
+            await sampler.load(Version(0, n))
+            sampled = await asyncio.gather(*(sampler.sample(prompt) for prompt in prompts))
             rollout_seconds.append(perf_counter() - began)
-        batch = [await _scored(scorers, group) for group in sampled]
-        for _ in range(REPEATS + 1):
+            batches.append([await _scored(scorers, group) for group in sampled])
+        await source.close()
+        for n, batch in enumerate(batches, start=REPEATS + 1):
             began = perf_counter()
             await learner.update(batch)
+            await learner.publish(Version(0, n))
             learn_seconds.append(perf_counter() - began)
 
         ledger = Ledger()
         loop = Loop(
             run.loop,
-            admission(steps * groups, ledger),
+            admission(steps, ledger),
             ledger,
             sampler=sampler,
             scorers=scorers,
             learner=learner,
         )
-        loop.restore({"step": 0, "incarnation": 0, "n": 0, "set_aside": 0})  # 0.0 is published
+        loop.restore({"step": 0, "incarnation": 0, "n": 0, "set_aside": 0})
         watched = Steps()
         loop.observe(watched)
         await loop.run(steps)
-    apart = median(rollout_seconds[1:]), median(learn_seconds[1:])
-    return Overlap(1, *apart, median(watched.seconds[WARM_STEPS:]))
+    apart = fmean(rollout_seconds[1:]), fmean(learn_seconds[1:])
+    return Overlap(1, *apart, fmean(watched.seconds[WARM_STEPS:]))
 
 
 async def _scored(scorers: ScorerPool, group: Group | Failure) -> ScoredGroup:

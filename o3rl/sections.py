@@ -244,6 +244,7 @@ class Rollouts:
     kv_cache_gib: int = 1  # on CPU
     max_model_tokens: int = 20480
     max_batched_tokens: int = 4096
+    max_sequences: int = 256  # at once in an engine; the rest wait in it, oldest first
     enforce_eager: bool = False
     start_seconds: float = 900.0
     seconds: float = 600.0  # limit for one group
@@ -279,7 +280,7 @@ class Rollouts:
         require(0 < self.memory_share < 1, "rollouts.memory_share", self.memory_share, "in (0, 1)")
         seconds = self.stand_in_seconds
         require(seconds >= 0, "rollouts.stand_in_seconds", seconds, "0 (vLLM) or more")
-        for name in ("kv_cache_gib", "max_model_tokens", "max_batched_tokens"):
+        for name in ("kv_cache_gib", "max_model_tokens", "max_batched_tokens", "max_sequences"):
             value = getattr(self, name)
             require(value > 0, f"rollouts.{name}", value, "more than 0")
         for name in ("start_seconds", "seconds", "load_seconds", "leave_seconds"):
