@@ -69,6 +69,7 @@ class Found:
             report = {
                 "trials": [asdict(trial) for trial in self.trials],
                 "by_kind": dict(Counter(trial.kind for trial in self.trials)),
+                "by_moment": dict(Counter(trial.moment for trial in self.trials)),
                 "step_seconds": self.step_seconds,
                 "failed": self.failed,
             }
@@ -93,14 +94,21 @@ def _table(trials: list[Trial]) -> Table:
         title_justify="left",
         box=None,
     )
-    for column in ("struck", "trials", "median", "longest", "driver started again"):
+    columns = ("struck", "trials", "at a checkpoint", "at a publication", "median", "longest")
+    for column in (*columns, "driver started again"):
         table.add_column(column, justify="left" if column == "struck" else "right")
     for kind in (kind for kind in KINDS if kind in by_kind):
         found = by_kind[kind]
         seconds = [trial.seconds for trial in found]
-        resumed = sum(trial.resumed for trial in found)
+        moments = Counter(trial.moment for trial in found)
         table.add_row(
-            kind, str(len(found)), f"{median(seconds):.1f}", f"{max(seconds):.1f}", str(resumed)
+            kind,
+            str(len(found)),
+            str(moments["checkpoint"]),
+            str(moments["publication"]),
+            f"{median(seconds):.1f}",
+            f"{max(seconds):.1f}",
+            str(sum(trial.resumed for trial in found)),
         )
     return table
 

@@ -1,6 +1,6 @@
 """`o3rl bench chaos`: runs whose processes are killed and frozen all the time, and what they leave.
 
-    trial: a kind is drawn ─► its process is struck, at any moment of a step ─► the run trains on
+    trial: a kind and a moment are drawn ─► its process is struck then ─► the run trains on
     run:   as many trials as its steps allow ─► it ends ─► `chaos_audit` reads what it left
 
 A trial is over when the strike has shown (`chaos_strikes` says how each does) and a step that began
@@ -11,9 +11,11 @@ after it was trained. A driver that ends is started again with `--again`. The en
 import json
 import random
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from cluster.chaos_audit import ENDS
+from cluster.chaos_moments import MOMENTS
 from cluster.chaos_run import ChaosError, Data, StruckRun, Trial
 from cluster.chaos_site import Site
 from cluster.chaos_strikes import KINDS
@@ -22,7 +24,7 @@ __all__ = ["KINDS", "Chaos", "ChaosError", "Data", "Trial", "prepared"]
 
 
 class Chaos:
-    """Strikes runs below `folder`. The same seed draws the same kinds at the same moments.
+    """Strikes runs below `folder`. The same seed draws the same kinds and moments.
 
     `calm` are the seconds of steps that no strike touched, of the runs that came to their end.
     """
@@ -34,15 +36,12 @@ class Chaos:
         self._runs = 0
 
     def trials(self, kinds: Sequence[str], count: int) -> Iterator[Trial]:
-        """`count` of them, the kinds in turn, in an order of its own each time.
+        """`count` of them; kinds and moments each in turn, in an order of its own each time.
 
         A strike that a run's end overtakes is made again in the next one. Raises ChaosError naming
         the run's folder, which is left as it is.
         """
-        todo: list[str] = []
-        while len(todo) < count:
-            todo += self._random.sample(list(kinds), len(kinds))
-        todo = todo[:count]
+        todo = list(islice(zip(self._shuffled(kinds), self._shuffled(MOMENTS), strict=True), count))
         while todo:
             self._runs += 1
             before = len(todo)
@@ -50,7 +49,11 @@ class Chaos:
             yield from run.trials(todo)
             self.calm += run.calm
             if len(todo) == before:
-                raise ChaosError(f"{run.folder}: it ended before {todo[0]!r} had shown")
+                raise ChaosError(f"{run.folder}: it ended before {todo[0][0]!r} had shown")
+
+    def _shuffled(self, names: Sequence[str]) -> Iterator[str]:
+        while True:
+            yield from self._random.sample(names, len(names))
 
 
 def prepared(folder: Path, *, videos: int, marks: Sequence[str] = tuple(ENDS)) -> Data:

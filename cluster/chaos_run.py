@@ -12,7 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster import chaos_moments
 from cluster.chaos_audit import audit
+from cluster.chaos_moments import Moment
 from cluster.chaos_site import ACTORS, Site
 from cluster.chaos_strikes import Strike, StruckInVain, strike_of
 from o3rl.journal import read_series
@@ -60,10 +62,11 @@ class ChaosError(RuntimeError):
 class Trial:
     """What was done, and what became of it: seconds until a step that began after it was trained.
 
-    >>> Trial("kill store", run=1, step=4, seconds=7.5, resumed=False)
+    >>> Trial("kill store", "publication", run=1, step=4, seconds=7.5, resumed=False)
     """
 
     kind: str
+    moment: str  # of `chaos_moments`
     run: int
     step: int
     seconds: float
@@ -108,13 +111,12 @@ class StruckRun:
         """What the driver has said so far."""
         return (self.folder / "log.txt").read_text(errors="replace")
 
-    def trials(self, todo: list[str]) -> Iterator[Trial]:
-        """Takes from `todo` what it does. Raises ChaosError naming its folder."""
+    def trials(self, todo: list[tuple[str, str]]) -> Iterator[Trial]:
+        """Takes from `todo` (kind, moment) what it does. Raises ChaosError naming its folder."""
         self._start()
         self._beyond(0)
         while todo and self.step < self._steps - 2 * CHECKPOINT_EVERY and not self._ended:
-            time.sleep(self._random.uniform(0.0, 1.0))
-            trial = self._trial(todo[0])
+            trial = self._trial(*todo[0])
             if trial is None:  # the run has ended before the strike showed: another one is struck
                 break
             todo.pop(0)
@@ -161,11 +163,12 @@ class StruckRun:
         options = ["--again", "--record", str(self.folder / "batches")]
         self._site.drive(["tiny_demo", *settings, *options], self.folder / "log.txt")
 
-    def _trial(self, kind: str) -> Trial | None:
+    def _trial(self, kind: str, moment: str) -> Trial | None:
         """Strike; wait until that has shown, and a step that began after it was trained.
 
         None where the run ends well before both.
         """
+        self._await(moment)
         strike = strike_of(kind, self._site, self, every=CHECKPOINT_EVERY, luck=self._random)
         began = self._struck(strike, kind)
         at, resumed = self.step, False
@@ -188,7 +191,18 @@ class StruckRun:
             strike.undo()
         self._settle(kind)
         self._touched = self.step + 1
-        return Trial(kind, self._number, at, seconds, resumed) if shown and seconds else None
+        if not shown or not seconds:
+            return None
+        return Trial(kind, moment, self._number, at, seconds, resumed)
+
+    def _await(self, name: str) -> None:
+        moment = Moment(name, self.folder / "rl", luck=self._random)
+        deadline = time.monotonic() + RECOVERY_SECONDS
+        while not (moment.is_here() or self._ended):
+            self._watched()
+            if time.monotonic() > deadline:
+                raise self._error(f"there was no {name} in {RECOVERY_SECONDS:g} s")
+            time.sleep(chaos_moments.POLL_SECONDS)
 
     def _struck(self, strike: Strike, kind: str) -> float:
         """Strike as soon as there is a victim; when that was."""

@@ -3,6 +3,7 @@
 import pytest
 
 from cluster.chaos import KINDS, Chaos, prepared
+from cluster.chaos_moments import MOMENTS
 from cluster.chaos_site import Site
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -16,6 +17,8 @@ STRUCK = (
     "kill node",
     "kill store",
     "kill learner",
+    "kill replica",
+    "kill controller",
 )
 
 
@@ -29,4 +32,5 @@ def test_a_run_that_is_struck_goes_on_and_loses_nothing(tmp_path):
     assert sorted(trial.kind for trial in trials) == sorted(STRUCK)
     assert all(trial.seconds > 0 for trial in trials)
     assert chaos.calm  # the last steps of a run are left alone
+    assert {trial.moment for trial in trials} == set(MOMENTS)
     assert not [trial for trial in trials if trial.resumed]  # no driver was struck
