@@ -16,18 +16,25 @@ Each is a Ray actor on a placement group of its own.
 | a restart | the stacks of one that says nothing    | 15 s             | the log goes without     |
 
 Laws: one that dies is started again in its place, three times in a row at most; one that leaves
-gets no more prompts, finishes its own or hands them back, and then gives its place back. A
-placement group that finds no room is a demand for nodes, which Ray's autoscaler sees.
+gets no more prompts, finishes its own or hands them back, and then gives its place back; one whose
+node is to go leaves it while there is time, and another joins elsewhere. A placement group that
+finds no room is a demand for nodes, which Ray's autoscaler sees.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 import ray
+from ray._private.state import state as cluster_state
 from ray.exceptions import RayActorError, RayError, RayTaskError
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.replica import Replica
@@ -41,6 +48,7 @@ log = logging.getLogger(__name__)
 DEATHS_IN_A_ROW = 3  # without a group in between; then a replica stays dead
 CLOSE_SECONDS = 20.0
 LOAD_MARGIN_SECONDS = 30.0  # beyond the engine's own limit
+NOTICE_SECONDS = 5.0  # between looks for nodes that are to go
 
 FAULTS = (TimeoutError, RayActorError, RayTaskError)
 
@@ -74,7 +82,7 @@ class Fleet:
         }
         self._model, self._rollouts = model, rollouts
         self._numbers = 0
-        self._tasks: set[asyncio.Task[None]] = set()  # that see to a replica: restarts, probes
+        self._tasks: set[asyncio.Task[Any]] = set()  # that see to a replica: restarts, probes
         self._scaling = asyncio.Lock()
 
     @property
@@ -106,6 +114,7 @@ class Fleet:
         except BaseException:
             await self.close()
             raise
+        self._task(self._heed_notices())
 
     async def scale(self, replicas: int) -> tuple[str, ...]:
         """Have `replicas` members; returns what stood in the way of some, by replica.
@@ -165,7 +174,7 @@ class Fleet:
         for slot in self.slots:
             slot.state, slot.why = State.DEAD, "the pool was closed"
 
-    def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _task(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -180,6 +189,22 @@ class Fleet:
     def _remove(self, slot: Slot) -> None:
         remove_placement_group(slot.group)
         self.slots.remove(slot)
+
+    async def _heed_notices(self) -> None:
+        """Replace, for ever, the replicas of nodes that are to go."""
+        while True:
+            await asyncio.sleep(NOTICE_SECONDS)
+            try:
+                going = await asyncio.to_thread(_on_draining_nodes, self.members)
+            except (RayError, RuntimeError) as error:
+                log.warning("nodes that are to go are not known: %s", first_line(error))
+                continue
+            for slot in going:
+                if slot.state in (State.STALE, State.HEALTHY, State.SUSPECT):
+                    log.warning("%s: its node is to go; another takes its place", slot)
+                    slot.state = State.LEAVING  # now, so that it is replaced once
+                    self._task(self._leave(slot))
+                    self._task(self._join(self._add()))
 
     async def _begin(self, slot: Slot) -> None:
         """From nothing to STALE."""
@@ -299,6 +324,18 @@ def bundle(rollouts: Rollouts) -> dict[str, float]:
 
 def _reserve(rollouts: Rollouts) -> PlacementGroup:
     return placement_group([bundle(rollouts)], strategy="STRICT_PACK")
+
+
+def _on_draining_nodes(slots: Sequence[Slot]) -> list[Slot]:
+    """Those whose node Ray was told will go: by a provider's preemption, or `ray drain-node`.
+
+    Blocks for a moment. Ray has no public call for it.
+    """
+    going = cluster_state.get_draining_nodes()
+    if not going:
+        return []
+    nodes = [placement_group_table(slot.group)["bundles_to_node_id"].get(0) for slot in slots]
+    return [slot for slot, node in zip(slots, nodes, strict=True) if node in going]
 
 
 async def _placed(slot: Slot, limit: float) -> None:

@@ -7,7 +7,7 @@
 | `sample`       | its replica                   | `seconds`               | Failure, SUSPECT      |
 | a late replica | its own answer to a ping      | 10 s                    | it restarts           |
 |                | its engine's, below it        | 6 s                     | the same              |
-| `load`, `sleep`| each replica                  | `load_seconds`          | that replica restarts |
+| `load`, `sleep`| each replica                  | `load_seconds` and 30 s | that replica restarts |
 | `sleep`        | a replica that starts         | `start_seconds`         | TimeoutError          |
 
 Laws: prompts go only to replicas that hold the pool's current weights, checked as they loaded them;
@@ -21,6 +21,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
@@ -63,6 +64,7 @@ class RolloutPool:
         self._current: Version | None = None
         self._adopted: Version | None = None  # what the replicas' own checkpoint is called
         self._late = 0  # groups past their time limit
+        self._late_answers = 0  # of those, that came after all and were thrown away
         self._deaths: Counter[int] = Counter()  # of replicas, by the groups that they were sampling
 
     @property
@@ -77,13 +79,14 @@ class RolloutPool:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Deaths, joined, left; late groups; and the `healthy` replicas and `members` of now.
+        """Deaths, joined, left; late groups, late answers; `healthy` replicas, `members` of now.
 
         One that serves and just takes new weights counts as healthy.
         """
         healthy = sum(slot.state is State.HEALTHY or slot.updating for slot in self._fleet.slots)
-        now = {"late": self._late, "healthy": healthy, "members": len(self._fleet.members)}
-        return self._fleet.counts | now
+        now = {"healthy": healthy, "members": len(self._fleet.members)}
+        late = {"late": self._late, "late_answers": self._late_answers}
+        return self._fleet.counts | late | now
 
     def describe(self) -> list[dict[str, Any]]:
         """Each replica as plain values.
@@ -189,6 +192,7 @@ class RolloutPool:
         except TimeoutError:
             self._late += 1
             reason = f"{name}: no group within {self._rollouts.seconds:.0f} s"
+            call.future().add_done_callback(self._note_late)
             ray.cancel(call)
             await self._fleet.see_to(self._suspect(slot, reason, excused=alone))
             self._deaths[prompt.group] += slot.state in (State.STARTING, State.DEAD)
@@ -215,6 +219,10 @@ class RolloutPool:
         limit = self._rollouts.load_seconds
         calls = (slot.actor.checksums.remote() for slot in self._fleet.live)
         return [await asyncio.wait_for(of(call), limit) for call in calls]
+
+    def _note_late(self, answer: Future[Group]) -> None:
+        """A call that was given up has ended; if with a group, its prompt is elsewhere by now."""
+        self._late_answers += not answer.cancelled() and answer.exception() is None
 
     async def _refresh(self, slot: Slot) -> Loaded | None:
         """Bring a live replica to the current version and to HEALTHY; None if it took nothing."""

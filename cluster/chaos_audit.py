@@ -215,6 +215,11 @@ def _of_reasons(entries: Sequence[Entry], marked: Mapping[str, str]) -> list[str
     given_up = {entry.row: entry.reason for entry in listed if entry.row not in marked}
     if len(given_up) > SPARED * len(entries):
         wrong.append(f"{len(given_up)} of {len(entries)} prompts were given up: {given_up}")
+    wrong += [
+        f"row {row} was given up, which no strike explains: {reason}"
+        for row, reason in given_up.items()
+        if not any(part in reason for part in (*INFRASTRUCTURE, REFUSED))
+    ]
     return wrong
 
 

@@ -59,7 +59,7 @@ class Rate:
 
     replicas: int
     groups: int
-    efficiency: float  # groups a second, of replicas / seconds
+    efficiency: float  # share of its time that a stand-in was at work, their mean
     controller_ms: float  # CPU milliseconds of the controller's process a group
 
 
@@ -174,7 +174,7 @@ def make_loop(
 
 
 async def rate(sampler: StandIns, replicas: int, *, seconds: float, rounds: int) -> Rate:
-    """Throughput against linear: every replica is given `rounds` groups and more, one by one.
+    """Time at work against linear: every replica is given `rounds` groups and more, one by one.
 
     The time between two answers of a replica is its own `seconds`, and what it waited for work.
     """
@@ -184,7 +184,9 @@ async def rate(sampler: StandIns, replicas: int, *, seconds: float, rounds: int)
     began = process_time()
     await loop.run(steps)
     spent = process_time() - began
-    ends = [times[: rounds + 1] for times in sampler.ends if len(times) > 1]
+    ends = [times[: rounds + 1] for times in sampler.ends]
+    if starved := sum(len(times) < 2 for times in ends):
+        raise RuntimeError(f"{starved} of {replicas} stand-ins were given less than two groups")
     cycle = fmean((times[-1] - times[0]) / (len(times) - 1) for times in ends)
     done = steps * groups
     return Rate(replicas, done, seconds / cycle, 1000 * spent / done)

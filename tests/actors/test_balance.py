@@ -38,7 +38,19 @@ class Call:
         self._answer = answer
 
     def future(self) -> Future[str]:
-        return self._answer
+        """One of its own each time, as Ray's."""
+        found: Future[str] = Future()
+
+        def pass_on(answer: Future[str]) -> None:
+            if found.cancelled():
+                return
+            if error := answer.exception():
+                found.set_exception(error)
+            else:
+                found.set_result(answer.result())
+
+        self._answer.add_done_callback(pass_on)
+        return found
 
 
 def pool_of(*states: State) -> RolloutPool:
@@ -151,6 +163,34 @@ def test_what_is_no_fault_of_the_replica_is_tried_again_and_leaves_it_healthy(er
     assert isinstance(result, Failure)
     assert told in result.reason
     assert state is State.HEALTHY
+
+
+def test_a_late_answer_is_counted_and_thrown_away(monkeypatch):
+    """The replica wakes up and answers when its prompt is elsewhere already."""
+    monkeypatch.setattr(rollout.ray, "cancel", lambda _: None)  # it comes too late
+
+    async def late() -> tuple[Any, Any, dict[str, int]]:
+        pool = pool_of(State.HEALTHY, State.HEALTHY)
+        pool._rollouts = Rollouts(start_seconds=20, seconds=0.1)
+        frozen, other = pool._fleet.slots
+        monkeypatch.setattr(frozen.actor, "ping", frozen.actor, raising=False)
+        [first] = ask(pool, 1)
+        await settle()
+        await asyncio.sleep(0.2)
+        sampled, ping = frozen.actor.calls
+        ping.set_result("late, but alive")
+        failed = await first
+        [again] = ask(pool, 1)
+        other.running, frozen.running = 0, 1
+        await settle()
+        other.actor.calls[0].set_result("group")
+        sampled.set_result("late group")
+        return failed, await again, pool.counts
+
+    failed, result, counts = asyncio.run(late())
+    assert isinstance(failed, Failure)
+    assert result == "group"
+    assert (counts["late"], counts["late_answers"]) == (1, 1)
 
 
 def test_a_death_with_a_prompt_that_kills_is_not_counted_against_its_replica(monkeypatch):

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import ray
 import ray.util
+from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
+from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
 from actors.marks import DIES
 from actors.rollout import RolloutPool, State
@@ -203,7 +205,7 @@ def test_a_prompt_that_kills_its_replica_costs_no_other_its_attempts(pool, run):
     assert len(versions(others)) == 1
 
 
-def test_a_frozen_one_is_named_shown_replaced_and_its_late_answer_is_not_taken(pool, run, caplog):
+def test_a_frozen_one_is_named_shown_and_replaced(pool, run, caplog):
     name = ""
 
     async def freeze():
@@ -242,18 +244,18 @@ def test_a_cancelled_prompt_frees_its_replica(pool, run):
     run(cancel())
 
 
+def used_nodes() -> set[str]:
+    """Ids of the nodes with replicas."""
+    groups = ray.util.placement_group_table().values()
+    created = [group for group in groups if group["state"] == "CREATED"]
+    return {node for group in created for node in group["bundles_to_node_id"].values()}
+
+
 def test_a_lost_node_costs_its_prompts_and_its_replica_moves(pool, run, cluster):
     """A node is taken away with the replica on it; where there is room the replica starts again."""
 
     async def lose():
-        table = ray.util.placement_group_table().values()
-        used = {
-            node
-            for entry in table
-            if entry["state"] == "CREATED"
-            for node in entry["bundles_to_node_id"].values()
-        }
-        victim = next(node for node in cluster.worker_nodes if node.node_id in used)
+        victim = next(node for node in cluster.worker_nodes if node.node_id in used_nodes())
         await asyncio.to_thread(cluster.remove_node, victim, allow_graceful=False)
         lost = []
         async with asyncio.timeout(60):
@@ -282,3 +284,25 @@ def test_what_sleeps_serves_again_with_the_next_weights(pool, run, version):
     assert set(asleep) == {State.STALE}
     assert waits
     assert versions([group]) == {Version(0, 3)}
+
+
+def test_a_replica_leaves_a_node_that_is_to_go_and_costs_no_prompt(pool, run, cluster):
+    """Ray is told of a preemption: another replica joins elsewhere, this one finishes its own."""
+    cluster.add_node(num_cpus=1)
+    before = pool.counts
+
+    async def drain():
+        victim = next(node for node in cluster.worker_nodes if node.node_id in used_nodes())
+        deadline = time.time_ns() // 10**6 + 300_000
+        reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        gcs = GcsClient(address=cluster.address)
+        assert gcs.drain_node(victim.node_id, reason, "taken back", deadline)[0]
+        groups = []
+        async with asyncio.timeout(60):
+            while victim.node_id in used_nodes() or pool.states != (State.HEALTHY,) * 2:
+                groups += await many(pool, 4)
+        return groups
+
+    assert versions(run(drain())) == {Version(0, 3)}
+    changed = {name: pool.counts[name] - before[name] for name in ("joined", "left", "deaths")}
+    assert changed == {"joined": 1, "left": 1, "deaths": 0}

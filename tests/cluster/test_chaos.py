@@ -8,7 +8,7 @@ from cluster.chaos_site import Site
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
-STRUCK = (
+STRUCK = (  # of all kinds; those that wait for long limits are left to `o3rl bench chaos`
     "kill scorer",
     "kill media",
     "kill mlflow",
@@ -19,6 +19,8 @@ STRUCK = (
     "kill learner",
     "kill replica",
     "kill controller",
+    "freeze scorer",
+    "freeze mlflow",
 )
 
 
