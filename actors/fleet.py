@@ -41,7 +41,7 @@ from actors.replica import Replica
 from actors.slot import Fetch, Slot, State
 from o3rl.config import RESOURCE_SHARE, Model, Placement, Rollouts, Sampling
 from o3rl.source import source_digest
-from o3rl.stacks import ELSEWHERE_SECONDS, stacks_of
+from o3rl.stacks import stacks_of, tell_stacks
 
 log = logging.getLogger(__name__)
 
@@ -229,15 +229,8 @@ class Fleet:
         if slot.place is None:
             return
         there = PlacementGroupSchedulingStrategy(slot.group, 0)
-        name = str(slot)
         task = ray.remote(stacks_of).options(num_cpus=0, scheduling_strategy=there)
-        call = task.remote(slot.place.pid)
-        try:
-            stacks = await asyncio.wait_for(of(call), ELSEWHERE_SECONDS)
-        except (TimeoutError, RayError) as error:
-            ray.cancel(call)
-            stacks = f"its stacks cannot be had: {first_line(error)}"
-        log.warning("%s says nothing; it is here:\n%s", name, stacks)
+        await tell_stacks(str(slot), of(task.remote(slot.place.pid)))
 
     async def _restart(self, slot: Slot, *, silent: bool) -> None:
         """A new actor in the same place, brought to the current weights."""

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.util.placement_group import (
     PlacementGroup,
     placement_group,
@@ -40,7 +40,7 @@ from learners.shares import group_cost, mini_batches, row_cost, shares
 from o3rl.config import RESOURCE_SHARE, Cluster
 from o3rl.flow import Failure, Prompt, ScoredGroup, Version
 from o3rl.source import source_digest
-from o3rl.stacks import ELSEWHERE_SECONDS, stacks_of
+from o3rl.stacks import stacks_of, tell_stacks
 from o3rl.weights import WeightSink
 
 log = logging.getLogger(__name__)
@@ -260,14 +260,8 @@ class LearnerGroup:
         assert self._placement is not None
         there = PlacementGroupSchedulingStrategy(self._placement, placement_group_bundle_index=rank)
         call = ray.remote(stacks_of).options(num_cpus=0, scheduling_strategy=there)
-        asked = call.remote(self._pids[rank])
-        try:
-            future = asyncio.wrap_future(asked.future())
-            stacks = await asyncio.wait_for(future, ELSEWHERE_SECONDS)
-        except (TimeoutError, RayError) as error:
-            ray.cancel(asked)
-            stacks = f"its stacks cannot be had: {error}"
-        log.warning("learner rank %d says nothing; it is here:\n%s", rank, stacks)
+        stacks = asyncio.wrap_future(call.remote(self._pids[rank]).future())
+        await tell_stacks(f"learner rank {rank}", stacks)
 
     async def _write(self, method: str, folder: Path) -> None:
         calls = [rank.call.remote(method, folder.absolute()) for rank in self._ranks]

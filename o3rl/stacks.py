@@ -1,13 +1,18 @@
 """What a process that says nothing is doing: its Python stacks, read from outside. No Ray here."""
 
+import asyncio
+import logging
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Awaitable
 from pathlib import Path
 
 SECONDS = 5.0  # to read them; it takes a few hundredths
 ELSEWHERE_SECONDS = 15.0  # for who asks the process's node for them
+
+log = logging.getLogger(__name__)
 
 
 def stacks_of(pid: int) -> str:
@@ -26,3 +31,13 @@ def stacks_of(pid: int) -> str:
     if done.returncode:
         return f"its stacks cannot be had: {' '.join(done.stderr.split())[:200]}"
     return done.stdout.strip()
+
+
+async def tell_stacks(who: str, stacks: Awaitable[str]) -> None:
+    """Log what `who`, a process that says nothing, is doing: `stacks` are its node's to give."""
+    try:
+        told = await asyncio.wait_for(stacks, ELSEWHERE_SECONDS)
+    except Exception as error:  # its node may be lost too, in any of the ways that Ray has for it
+        line = next(iter(str(error).splitlines()), "")
+        told = f"its stacks cannot be had: {type(error).__name__} {line}"
+    log.warning("%s says nothing; it is here:\n%s", who, told)

@@ -13,22 +13,26 @@ still be at work is never handed out again; a bug in a built-in reward is raised
 | score | an idle worker | those at work, each bounded below |
 | score | a worker's start | `start_seconds` |
 | score | one completion | `rewards.seconds` |
+| score | the stacks of a worker that is late | 15 s |
 """
 
 import asyncio
 import logging
+import os
 from collections import Counter
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
 import ray
 from ray.exceptions import ObjectLostError, RayActorError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from o3rl.config import SCORER_CPUS, Rewards
 from o3rl.flow import Failure, Group, Prompt, Reward
 from o3rl.source import source_digest
+from o3rl.stacks import stacks_of, tell_stacks
 from rewards.custom import CustomFault, CustomRewardError
 from rewards.row_scorer import RowScorer
 
@@ -40,16 +44,23 @@ Outcome = Reward | CustomFault | Failure
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    node_id: str
+    pid: int
+
+
 @ray.remote(max_restarts=0)
 class _Actor:
     def __init__(self, rewards: Rewards, model_type: str):
         self._scorer = RowScorer(rewards, model_type)
 
-    def start(self, source: str) -> None:
-        """Returns once the process is up. Raises ValueError if it runs other code."""
+    def start(self, source: str) -> "_Place":
+        """Where it is, once it is up. Raises ValueError if it runs other code."""
         own = source_digest()
         if own != source:
             raise ValueError(f"a scorer runs source {own}, the driver {source}: install one wheel")
+        return _Place(ray.get_runtime_context().get_node_id(), os.getpid())
 
     def score(self, prompt: Prompt, text: str) -> Reward | CustomFault:
         return self._scorer.score(prompt, text)
@@ -58,7 +69,15 @@ class _Actor:
 @dataclass(eq=False, slots=True)
 class _Worker:
     actor: Any  # Ray's handles carry no type
-    started: bool = False
+    place: _Place | None = None  # once it has started
+
+    async def show(self) -> None:
+        """Log what it is doing, as it says nothing."""
+        assert self.place is not None
+        there = NodeAffinitySchedulingStrategy(self.place.node_id, soft=False)
+        task = ray.remote(stacks_of).options(num_cpus=0, scheduling_strategy=there)
+        stacks = asyncio.wrap_future(task.remote(self.place.pid).future())
+        await tell_stacks(f"the scorer with pid {self.place.pid}", stacks)
 
 
 class ScorerPool:
@@ -156,7 +175,8 @@ class ScorerPool:
         texts = [group.rollouts_G[index].text for index in waiting]
         calls = [worker.actor.score.remote(group.prompt, text) for text in texts]
         for index, call in zip(waiting, calls, strict=True):
-            result = await _within(self._rewards.seconds, call, "scoring one completion")
+            what = "scoring one completion"
+            result = await _within(self._rewards.seconds, call, what, late=worker.show)
             if not isinstance(result, str):
                 outcomes[index] = result
                 continue
@@ -167,12 +187,14 @@ class ScorerPool:
         return True
 
     async def _start(self, worker: _Worker) -> str:
-        if worker.started:
+        if worker.place is not None:
             return ""
         call = worker.actor.start.remote(self._source)
-        fault = await _within(self._start_seconds, call, "the start of a scorer")
-        worker.started = fault is None
-        return fault or ""
+        found = await _within(self._start_seconds, call, "the start of a scorer")
+        if isinstance(found, str):
+            return found
+        worker.place = found
+        return ""
 
     async def _take(self) -> _Worker:
         async with self._changed:
@@ -230,11 +252,22 @@ def _failure(group: Group, index: int, reason: str) -> Failure:
     return Failure(group.prompt.group, sample, reason)
 
 
-async def _within(seconds: float, call: Awaitable[Any], what: str) -> Any:
-    """The call's result; what became of it, as text, if its process died or took too long."""
+async def _within(
+    seconds: float,
+    call: Awaitable[Any],
+    what: str,
+    *,
+    late: Callable[[], Awaitable[None]] | None = None,
+) -> Any:
+    """The call's result; what became of it, as text, if its process died or took too long.
+
+    In that case `late` is called first.
+    """
     try:
         return await asyncio.wait_for(call, seconds)
     except TimeoutError:
+        if late is not None:
+            await late()
         return f"{what} took longer than {seconds:g} s"
     except (RayActorError, ObjectLostError) as error:
         return f"{what}: the scorer process died: {str(error).strip().splitlines()[0]:.300}"

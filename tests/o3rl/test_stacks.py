@@ -1,5 +1,6 @@
 """Stacks of a frozen process, and of none."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from o3rl.stacks import stacks_of
+from o3rl import stacks
+from o3rl.stacks import stacks_of, tell_stacks
 
 CODE = """
 import sys, time
@@ -44,3 +46,26 @@ def test_a_process_that_is_not_there_is_told_in_a_line():
     told = stacks_of(2**22 + 1)  # beyond what Linux gives out
     assert told.startswith("its stacks cannot be had: ")
     assert "\n" not in told
+
+
+def test_stacks_are_told_and_so_is_why_there_are_none(caplog, monkeypatch):
+    monkeypatch.setattr(stacks, "ELSEWHERE_SECONDS", 0.05)
+
+    async def told() -> str:
+        return "in main"
+
+    async def lost() -> str:
+        raise ConnectionError("the node is gone\nand more")
+
+    async def slow() -> str:
+        await asyncio.sleep(60)
+        return "too late"
+
+    for source in (told, lost, slow):
+        asyncio.run(tell_stacks(source.__name__, source()))
+    assert caplog.messages == [
+        "told says nothing; it is here:\nin main",
+        "lost says nothing; it is here:\nits stacks cannot be had: "
+        "ConnectionError the node is gone",
+        "slow says nothing; it is here:\nits stacks cannot be had: TimeoutError ",
+    ]

@@ -74,7 +74,7 @@ def test_groups_are_scored_in_order_and_in_parallel():
         assert second.total == 0
 
 
-def test_a_poisonous_completion_fails_alone():
+def test_a_poisonous_completion_fails_alone(caplog):
     pool = pool_of(custom=POISON, seconds=2.0)
     start = time.monotonic()
     [outcomes, others] = run(
@@ -85,6 +85,10 @@ def test_a_poisonous_completion_fails_alone():
     assert "process died" in outcomes[3].reason
     assert isinstance(others[0], Reward)
     assert pool.replaced == 6  # three attempts each
+    shown = [line for line in caplog.messages if "says nothing; it is here:" in line]
+    assert len(shown) == 3
+    for line in shown:
+        assert "poison" in line or "its stacks cannot be had" in line
     assert time.monotonic() - start < 200
 
 
