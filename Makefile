@@ -15,6 +15,8 @@ else
 TORCH :=
 BACKEND := --torch-backend=$(if $(GPU),auto,cpu)
 endif
+# Files of unit tests side by side; what starts services has the machine for itself.
+UNIT := $(BIN)/python -m pytest -m 'not e2e' --numprocesses auto --maxprocesses 8 --dist loadfile
 STAMP := $(VENV)/.set-up-$(EXTRA)
 
 .PHONY: help setup demo test unit check format clean
@@ -34,10 +36,11 @@ demo: setup ## data, SFT, RL, evaluation, report: the whole story on this machin
 	$(BIN)/o3rl demo --seed $(SEED)
 
 test: setup check ## everything: format, lint, types, unit and end-to-end tests
-	$(BIN)/python -m pytest
+	$(UNIT)
+	$(BIN)/python -m pytest -m e2e
 
 unit: setup ## the fast tests only
-	$(BIN)/python -m pytest -m 'not e2e'
+	$(UNIT)
 
 check: setup ## format, lint, types, layers
 	$(BIN)/ruff format --check .

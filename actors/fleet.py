@@ -4,42 +4,41 @@ Each is a Ray actor on a placement group of its own.
 
     STARTING ─► STALE ─► HEALTHY ─► SUSPECT ─► HEALTHY          LEAVING ─► gone
         ▲         ▲         │           │                          ▲
-        │         └─ load ──┤           ▼                          └─ from any state, by `scale`
+        │         └─ load ──┤           ▼                          └─ by `scale`, or a notice
         └──── restart ──────┴───────► DEAD
 
 | who waits | for whom                               | at most          | then                     |
 |-----------|----------------------------------------|------------------|--------------------------|
-| `start`   | placement, and then vLLM               | `start_seconds`  | TimeoutError             |
+| `start`   | places of `min_replicas`, then vLLM    | `start_seconds`  | TimeoutError             |
+| `start`   | places of the others                   | `ROOM_SECONDS`   | they join later          |
 | `scale`   | the same of each that joins, its load  | the same, a load | it does not join         |
 | `scale`   | the prompts of each that leaves        | `leave_seconds`  | they are tried elsewhere |
+| a notice  | another one to serve in its place      | the node's end   | it leaves all the same   |
 | a restart | the old one's engine to end            | 20 s             | it is killed             |
 | a restart | the stacks of one that says nothing    | 15 s             | the log goes without     |
 
 Laws: one that dies is started again in its place, three times in a row at most; one that leaves
 gets no more prompts, finishes its own or hands them back, and then gives its place back; one whose
-node is to go leaves it while there is time, and another joins elsewhere. A placement group that
-finds no room is a demand for nodes, which Ray's autoscaler sees.
+node is to go leaves when another serves in its place. A placement group that finds no room is a
+demand for nodes, which Ray's autoscaler sees.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+import math
+import time
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import ray
-from ray._private.state import state as cluster_state
-from ray.exceptions import RayActorError, RayError, RayTaskError
-from ray.util.placement_group import (
-    PlacementGroup,
-    placement_group,
-    placement_group_table,
-    remove_placement_group,
-)
+from ray.exceptions import RayActorError, RayTaskError
+from ray.util.placement_group import remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from actors.places import notices, of, placed, reserve, some_placed
 from actors.replica import Replica
 from actors.slot import Fetch, Slot, State
-from o3rl.config import RESOURCE_SHARE, Model, Placement, Rollouts, Sampling
+from o3rl.config import Model, Placement, Rollouts, Sampling
 from o3rl.source import source_digest
 from o3rl.stacks import stacks_of, tell_stacks
 
@@ -48,7 +47,9 @@ log = logging.getLogger(__name__)
 DEATHS_IN_A_ROW = 3  # without a group in between; then a replica stays dead
 CLOSE_SECONDS = 20.0
 LOAD_MARGIN_SECONDS = 30.0  # beyond the engine's own limit
+ROOM_SECONDS = 15.0  # for places of more than `min_replicas`, as a run starts
 NOTICE_SECONDS = 5.0  # between looks for nodes that are to go
+ENDING_SECONDS = 10.0  # before a node goes, for what is on it to end
 
 FAULTS = (TimeoutError, RayActorError, RayTaskError)
 
@@ -91,6 +92,11 @@ class Fleet:
         return [s for s in self.slots if s.state not in (State.DEAD, State.LEAVING)]
 
     @property
+    def staying(self) -> list[Slot]:
+        """Members whose nodes stay, as far as is known."""
+        return [slot for slot in self.members if not slot.going]
+
+    @property
     def live(self) -> list[Slot]:
         """Those that weights can be loaded into."""
         return [slot for slot in self.slots if slot.state in (State.STALE, State.HEALTHY)]
@@ -103,18 +109,24 @@ class Fleet:
     async def start(self) -> None:
         """Place and start the configured replicas; they are STALE until weights are brought.
 
+        Where there is room for `min_replicas` at least, the others join when there is for them.
         Raises TimeoutError saying what was asked for and what there is; what a replica raises.
         """
         for _ in range(self._rollouts.replicas):
             self._add()
-        limit = self._rollouts.start_seconds
+        least, limit = self._rollouts.min_replicas, self._rollouts.start_seconds
         try:
-            await asyncio.gather(*(_placed(slot, limit) for slot in self.slots))
-            await asyncio.gather(*(self._begin(slot) for slot in self.slots))
+            here = await some_placed(self.slots, limit, least=least, soon=ROOM_SECONDS)
+            await asyncio.gather(*(self._begin(slot) for slot in here))
         except BaseException:
             await self.close()
             raise
-        self._task(self._heed_notices())
+        for slot in self.slots:
+            if slot not in here:
+                log.warning("there is no room for %s; it joins when there is", slot)
+                self._joining(slot, patient=True)
+        if self._rollouts.placement is not Placement.colocated:  # where the learner goes as well
+            self.beside(self._heed_notices())
 
     async def scale(self, replicas: int) -> tuple[str, ...]:
         """Have `replicas` members; returns what stood in the way of some, by replica.
@@ -129,13 +141,15 @@ class Fleet:
                 "shares the learner's GPU"
             )
         async with self._scaling:
-            members = self.members
+            members = self.staying
             for slot in [slot for slot in self.slots if slot.state is State.DEAD]:
-                self._remove(slot)
+                remove_placement_group(slot.group)
+                self._forget(slot)
             joining = [self._add() for _ in range(replicas - len(members))]
             leaving = sorted(members, key=_worth)[: max(0, len(members) - replicas)]
+            limit = self._rollouts.leave_seconds
             problems = await asyncio.gather(
-                *map(self._join, joining), *(self._leave(slot) for slot in leaving)
+                *map(self._joined, joining), *(self._leave(slot, limit) for slot in leaving)
             )
         return tuple(problem for problem in problems if problem)
 
@@ -153,12 +167,12 @@ class Fleet:
         self.counts["deaths"] += 1
         if slot.deaths <= DEATHS_IN_A_ROW:
             slot.state = State.STARTING
-            self._task(self._restart(slot, silent=silent))
+            self.beside(self._restart(slot, silent=silent))
         return reason
 
     async def see_to(self, work: Coroutine[Any, Any, None]) -> None:
         """Have `work` done on a replica to its end, also where who asks for it is cancelled."""
-        await asyncio.shield(self._task(work))
+        await asyncio.shield(self.beside(work))
 
     async def announce(self) -> None:
         """Wake those who wait for a change of `slots`."""
@@ -174,37 +188,52 @@ class Fleet:
         for slot in self.slots:
             slot.state, slot.why = State.DEAD, "the pool was closed"
 
-    def _task(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    def beside(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Have `work` done while other things go on; it ends with the pool at the latest."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
         return task
 
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("a replica could not be seen to", exc_info=error)
+
     def _add(self) -> Slot:
-        slot = Slot(self._numbers, _reserve(self._rollouts))
+        slot = Slot(self._numbers, reserve(self._rollouts))
         self._numbers += 1
         self.slots.append(slot)
         return slot
 
-    def _remove(self, slot: Slot) -> None:
-        remove_placement_group(slot.group)
-        self.slots.remove(slot)
+    def _forget(self, slot: Slot) -> None:
+        if slot in self.slots:
+            self.slots.remove(slot)
 
     async def _heed_notices(self) -> None:
-        """Replace, for ever, the replicas of nodes that are to go."""
+        """For ever: have others take the places of replicas whose nodes are to go."""
         while True:
             await asyncio.sleep(NOTICE_SECONDS)
+            serving = [slot for slot in self.staying if slot.state is not State.STARTING]
             try:
-                going = await asyncio.to_thread(_on_draining_nodes, self.members)
-            except (RayError, RuntimeError) as error:
+                found = await asyncio.to_thread(notices, serving)
+            except Exception as error:  # of Ray's private call: the replicas are lost with the node
                 log.warning("nodes that are to go are not known: %s", first_line(error))
                 continue
-            for slot in going:
-                if slot.state in (State.STALE, State.HEALTHY, State.SUSPECT):
-                    log.warning("%s: its node is to go; another takes its place", slot)
-                    slot.state = State.LEAVING  # now, so that it is replaced once
-                    self._task(self._leave(slot))
-                    self._task(self._join(self._add()))
+            for slot, ends in found:
+                if slot in self.staying:
+                    slot.going = True
+                    self.beside(self._move(slot, ends))
+
+    async def _move(self, slot: Slot, ends: float) -> None:
+        """Another replica joins, then this one leaves: before its node goes at `ends` (a time)."""
+        left = ends - time.time() - ENDING_SECONDS
+        log.warning("%s: its node goes in %.0f s; another takes its place", slot, left)
+        joining = self._joining(self._add(), patient=True)
+        limit = self._rollouts.leave_seconds
+        await asyncio.wait([joining], timeout=None if math.isinf(left) else max(0.0, left - limit))
+        if slot in self.slots and slot.state is not State.LEAVING:
+            await self._leave(slot, max(0.0, min(limit, ends - time.time() - ENDING_SECONDS)))
 
     async def _begin(self, slot: Slot) -> None:
         """From nothing to STALE."""
@@ -230,7 +259,9 @@ class Fleet:
             return
         there = PlacementGroupSchedulingStrategy(slot.group, 0)
         task = ray.remote(stacks_of).options(num_cpus=0, scheduling_strategy=there)
-        await tell_stacks(str(slot), of(task.remote(slot.place.pid)))
+        call = task.remote(slot.place.pid)
+        await tell_stacks(str(slot), of(call))
+        ray.cancel(call)
 
     async def _restart(self, slot: Slot, *, silent: bool) -> None:
         """A new actor in the same place, brought to the current weights."""
@@ -248,17 +279,36 @@ class Fleet:
                 self.died(slot, f"{slot} did not come back: {first_line(error)}")
         await self.announce()
 
-    async def _join(self, slot: Slot) -> str:
-        """A new replica, from its place to HEALTHY; why not, if it did not come so far."""
+    def _joining(self, slot: Slot, *, patient: bool) -> asyncio.Task[str]:
+        slot.joining = self.beside(self._join(slot, patient=patient))
+        return slot.joining
+
+    async def _joined(self, slot: Slot) -> str:
+        joining = self._joining(slot, patient=False)
+        await asyncio.wait([joining])
+        return f"{slot} left before it had joined" if joining.cancelled() else joining.result()
+
+    async def _join(self, slot: Slot, *, patient: bool) -> str:
+        """A new replica, from its place to HEALTHY; why not, if it did not come so far.
+
+        A `patient` one waits for its place as long as the pool lives.
+        """
         try:
-            await _placed(slot, self._rollouts.start_seconds)
+            while True:
+                try:
+                    await placed(slot, self._rollouts.start_seconds)
+                    break
+                except TimeoutError as error:
+                    if not patient:
+                        raise
+                    log.warning("%s; the others go on without it", error)
             await self._begin(slot)
             await self.bring(slot)
         except (*FAULTS, ValueError, LookupError) as error:
             problem = f"{slot} did not join: {first_line(error)}"
             log.warning("%s", problem)
             await self._end(slot)
-            self.slots.remove(slot)
+            self._forget(slot)
             await self.announce()
             return problem
         if slot.state not in (State.HEALTHY, State.STALE):  # stale: there are no weights yet
@@ -267,18 +317,19 @@ class Fleet:
         log.info("%s joined", slot)
         return ""
 
-    async def _leave(self, slot: Slot) -> str:
-        """No more prompts; its own are finished, or given back when it ends."""
+    async def _leave(self, slot: Slot, limit: float) -> str:
+        """No more prompts; its own are finished within `limit`, or given back when it ends."""
         slot.state, slot.why = State.LEAVING, "it is to leave the pool"
+        if slot.joining is not None:
+            slot.joining.cancel()
         await self.announce()
-        limit = self._rollouts.leave_seconds
         try:
             async with asyncio.timeout(limit), self.changed:
-                await self.changed.wait_for(lambda: slot.running == 0)
+                await self.changed.wait_for(lambda: not (slot.running or slot.loading.locked()))
         except TimeoutError:
             log.warning("%s leaves; %d prompts are tried elsewhere", slot, slot.running)
         await self._end(slot)
-        self.slots.remove(slot)
+        self._forget(slot)
         self.counts["left"] += 1
         await self.announce()
         log.info("%s left", slot)
@@ -303,48 +354,6 @@ async def _closed(slot: Slot) -> None:
 def _worth(slot: Slot) -> tuple[bool, int, int]:
     """Who leaves first: one that does not serve, then the one with the fewest prompts."""
     return slot.state is State.HEALTHY, slot.running, -slot.index
-
-
-def bundle(rollouts: Rollouts) -> dict[str, float]:
-    """What a replica asks Ray for."""
-    asked = {"CPU": float(rollouts.cpus)}
-    if rollouts.gpus:
-        asked["GPU"] = float(rollouts.gpus)
-    if rollouts.resource:
-        asked[rollouts.resource] = RESOURCE_SHARE
-    return asked
-
-
-def _reserve(rollouts: Rollouts) -> PlacementGroup:
-    return placement_group([bundle(rollouts)], strategy="STRICT_PACK")
-
-
-def _on_draining_nodes(slots: Sequence[Slot]) -> list[Slot]:
-    """Those whose node Ray was told will go: by a provider's preemption, or `ray drain-node`.
-
-    Blocks for a moment. Ray has no public call for it.
-    """
-    going = cluster_state.get_draining_nodes()
-    if not going:
-        return []
-    nodes = [placement_group_table(slot.group)["bundles_to_node_id"].get(0) for slot in slots]
-    return [slot for slot, node in zip(slots, nodes, strict=True) if node in going]
-
-
-async def _placed(slot: Slot, limit: float) -> None:
-    try:
-        await asyncio.wait_for(of(slot.group.ready()), limit)
-    except TimeoutError as error:
-        have = ray.available_resources()
-        raise TimeoutError(
-            f"no room for {slot} within {limit:.0f} s: asked {slot.group.bundle_specs[0]}; "
-            f"available CPU={have.get('CPU', 0):g}, GPU={have.get('GPU', 0):g}"
-        ) from error
-
-
-def of(reference: Any) -> Awaitable[Any]:
-    """A Ray reference as a future of this event loop."""
-    return asyncio.wrap_future(reference.future())
 
 
 def first_line(error: BaseException) -> str:

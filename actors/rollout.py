@@ -21,15 +21,16 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from concurrent.futures import Future
+from collections.abc import Awaitable
 from contextlib import suppress
 from typing import Any
 
 import ray
-from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
 
-from actors.fleet import LOAD_MARGIN_SECONDS, Fleet, first_line, of
+from actors.fleet import LOAD_MARGIN_SECONDS, Fleet, first_line
 from actors.outcome import EngineBroken, Loaded
+from actors.places import of
 from actors.slot import Fetch, Place, Slot, State
 from o3rl.config import Model, Rollouts, Sampling
 from o3rl.flow import Failure, Group, Prompt, Version
@@ -84,7 +85,7 @@ class RolloutPool:
         One that serves and just takes new weights counts as healthy.
         """
         healthy = sum(slot.state is State.HEALTHY or slot.updating for slot in self._fleet.slots)
-        now = {"healthy": healthy, "members": len(self._fleet.members)}
+        now = {"healthy": healthy, "members": len(self._fleet.staying)}
         late = {"late": self._late, "late_answers": self._late_answers}
         return self._fleet.counts | late | now
 
@@ -187,12 +188,12 @@ class RolloutPool:
                 return Failure(prompt.group, -1, reason)
             if not isinstance(error.cause, EngineBroken):
                 raise
-            self._deaths[prompt.group] += 1
+            self._deaths[prompt.group] += slot.state is not State.LEAVING
             return Failure(prompt.group, -1, self._fleet.died(slot, reason, excused=alone))
         except TimeoutError:
             self._late += 1
             reason = f"{name}: no group within {self._rollouts.seconds:.0f} s"
-            call.future().add_done_callback(self._note_late)
+            self._fleet.beside(self._count_late(of(call)))
             ray.cancel(call)
             await self._fleet.see_to(self._suspect(slot, reason, excused=alone))
             self._deaths[prompt.group] += slot.state in (State.STARTING, State.DEAD)
@@ -220,9 +221,10 @@ class RolloutPool:
         calls = (slot.actor.checksums.remote() for slot in self._fleet.live)
         return [await asyncio.wait_for(of(call), limit) for call in calls]
 
-    def _note_late(self, answer: Future[Group]) -> None:
-        """A call that was given up has ended; if with a group, its prompt is elsewhere by now."""
-        self._late_answers += not answer.cancelled() and answer.exception() is None
+    async def _count_late(self, answer: Awaitable[Group | Failure]) -> None:
+        """Of a call that was given up: its prompt is elsewhere by the time that a group comes."""
+        with suppress(RayError):  # it was ended, as it should
+            self._late_answers += isinstance(await answer, Group)
 
     async def _refresh(self, slot: Slot) -> Loaded | None:
         """Bring a live replica to the current version and to HEALTHY; None if it took nothing."""
@@ -272,6 +274,8 @@ class RolloutPool:
         try:
             return True, await asyncio.wait_for(of(call), limit)
         except RayTaskError as error:  # before TimeoutError: the weight store's comes from there
+            if slot.state is State.LEAVING:  # its engine was ended meanwhile
+                return False, None
             if not isinstance(error.cause, EngineBroken):
                 raise
             self._fleet.died(slot, f"{slot}: {first_line(error)}")

@@ -49,6 +49,8 @@ class Slot:
     why: str = ""  # it is not healthy
     asked: float = field(default_factory=time.monotonic)
     first_group: float | None = None  # seconds from then until it returned one
+    going: bool = False  # its node will be taken away, and it leaves when another serves instead
+    joining: asyncio.Task[str] | None = None
     loading: asyncio.Lock = field(default_factory=asyncio.Lock)
     since: float = 0.0  # when it last began to take weights
     took: float = 0.0  # seconds, the last time

@@ -79,7 +79,7 @@ def _actors(seconds: float, rounds: int) -> list[Rate]:
     """The same over Ray, at 1 to 8 actors."""
     import ray
 
-    ray.init(include_dashboard=False, log_to_driver=False, num_cpus=1)
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, num_cpus=1)
     try:
         return [asyncio.run(_ray_rate(n, seconds, rounds)) for n in (1, 2, 4, 8)]
     finally:
@@ -117,7 +117,7 @@ async def _overlap(staleness: int, options: argparse.Namespace) -> Overlap:
 
 def _rates(title: str, found: Sequence[Rate]) -> Table:
     table = Table(title=title, title_justify="left", box=None)
-    for column in ("replicas", "groups", "of linear", "controller ms a group"):
+    for column in ("replicas", "groups", "time at work", "controller ms a group"):
         table.add_column(column, justify="right")
     for each in found:
         table.add_row(

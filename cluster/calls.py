@@ -8,8 +8,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
 def beside_us() -> NodeAffinitySchedulingStrategy:
-    """On the caller's node while there is room: not on one that comes and goes with the load."""
-    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    """On the caller's node: not on one that comes and goes with the load.
+
+    A soft affinity is no more than a wish: Ray spills actors that ask for no CPU at all.
+    """
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def answer_of(reference: Any, seconds: float, *, who: str, what: str) -> Any:

@@ -24,6 +24,7 @@ ENDS = {  # of rows that are marked: the outcome, and what its reason says
 INFRASTRUCTURE = (  # parts of reasons that a strike may give any prompt
     "no healthy rollout replica",
     "no group within",
+    "its answer was lost",
     "died",  # a replica, a scorer, a reader
     "left the pool",
     "the learner waited",

@@ -66,7 +66,7 @@ class Trial:
     """
 
     kind: str
-    moment: str  # of `chaos_moments`
+    moment: str  # of `chaos_moments`, that it was right after the strike
     run: int
     step: int
     seconds: float
@@ -168,9 +168,12 @@ class StruckRun:
 
         None where the run ends well before both.
         """
-        self._await(moment)
+        drawn = self._await(moment)
+        if self._ended:
+            return None
         strike = strike_of(kind, self._site, self, every=CHECKPOINT_EVERY, luck=self._random)
         began = self._struck(strike, kind)
+        hit = moment if drawn.is_here() else "any"
         at, resumed = self.step, False
         seconds: float | None = None
         shown, waits = False, began
@@ -193,9 +196,9 @@ class StruckRun:
         self._touched = self.step + 1
         if not shown or not seconds:
             return None
-        return Trial(kind, moment, self._number, at, seconds, resumed)
+        return Trial(kind, hit, self._number, at, seconds, resumed)
 
-    def _await(self, name: str) -> None:
+    def _await(self, name: str) -> Moment:
         moment = Moment(name, self.folder / "rl", luck=self._random)
         deadline = time.monotonic() + RECOVERY_SECONDS
         while not (moment.is_here() or self._ended):
@@ -203,6 +206,7 @@ class StruckRun:
             if time.monotonic() > deadline:
                 raise self._error(f"there was no {name} in {RECOVERY_SECONDS:g} s")
             time.sleep(chaos_moments.POLL_SECONDS)
+        return moment
 
     def _struck(self, strike: Strike, kind: str) -> float:
         """Strike as soon as there is a victim; when that was."""

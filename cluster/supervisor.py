@@ -127,7 +127,7 @@ async def _trained(eye: "_Eye", config: Run, start: "Start") -> Trained:
     """What one controller gives; it is ended in any case."""
     import ray
 
-    from actors.fleet import of
+    from actors.places import of
     from o3rl.source import source_digest
 
     call = eye.controller.run.remote(start, source=source_digest())
@@ -174,7 +174,7 @@ class _Eye:
         """Its status. Raises RunLost if it is dead or says nothing within `seconds`."""
         from ray.exceptions import RayActorError
 
-        from actors.fleet import of
+        from actors.places import of
         from cluster.calls import in_a_line
 
         began = time.monotonic()
@@ -220,7 +220,7 @@ async def _interrupt(controller: Any) -> None:
     """Have all services end in order."""
     from ray.exceptions import RayError
 
-    from actors.fleet import of
+    from actors.places import of
     from cluster.calls import in_a_line
 
     try:

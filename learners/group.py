@@ -260,8 +260,9 @@ class LearnerGroup:
         assert self._placement is not None
         there = PlacementGroupSchedulingStrategy(self._placement, placement_group_bundle_index=rank)
         call = ray.remote(stacks_of).options(num_cpus=0, scheduling_strategy=there)
-        stacks = asyncio.wrap_future(call.remote(self._pids[rank]).future())
-        await tell_stacks(f"learner rank {rank}", stacks)
+        asked = call.remote(self._pids[rank])
+        await tell_stacks(f"learner rank {rank}", asyncio.wrap_future(asked.future()))
+        ray.cancel(asked)
 
     async def _write(self, method: str, folder: Path) -> None:
         calls = [rank.call.remote(method, folder.absolute()) for rank in self._ranks]

@@ -283,6 +283,8 @@ class Rollouts:
         for name in ("kv_cache_gib", "max_model_tokens", "max_batched_tokens", "max_sequences"):
             value = getattr(self, name)
             require(value > 0, f"rollouts.{name}", value, "more than 0")
+        count, most = self.max_sequences, self.max_batched_tokens
+        require(count <= most, "rollouts.max_sequences", count, f"up to max_batched_tokens, {most}")
         for name in ("start_seconds", "seconds", "load_seconds", "leave_seconds"):
             value = getattr(self, name)
             require(value > 0, f"rollouts.{name}", value, "more than 0")

@@ -38,6 +38,7 @@ async def tell_stacks(who: str, stacks: Awaitable[str]) -> None:
     try:
         told = await asyncio.wait_for(stacks, ELSEWHERE_SECONDS)
     except Exception as error:  # its node may be lost too, in any of the ways that Ray has for it
-        line = next(iter(str(error).splitlines()), "")
-        told = f"its stacks cannot be had: {type(error).__name__} {line}"
+        cause = getattr(error, "cause", None) or error
+        line = next(iter(str(cause).splitlines()), "")
+        told = f"its stacks cannot be had: {type(cause).__name__} {line}"
     log.warning("%s says nothing; it is here:\n%s", who, told)

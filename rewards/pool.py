@@ -76,8 +76,10 @@ class _Worker:
         assert self.place is not None
         there = NodeAffinitySchedulingStrategy(self.place.node_id, soft=False)
         task = ray.remote(stacks_of).options(num_cpus=0, scheduling_strategy=there)
-        stacks = asyncio.wrap_future(task.remote(self.place.pid).future())
+        call = task.remote(self.place.pid)
+        stacks = asyncio.wrap_future(call.future())
         await tell_stacks(f"the scorer with pid {self.place.pid}", stacks)
+        ray.cancel(call)
 
 
 class ScorerPool:
@@ -261,7 +263,7 @@ async def _within(
 ) -> Any:
     """The call's result; what became of it, as text, if its process died or took too long.
 
-    In that case `late` is called first.
+    Where it took too long, `late` is called first.
     """
     try:
         return await asyncio.wait_for(call, seconds)

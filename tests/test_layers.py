@@ -72,7 +72,7 @@ def test_a_library_is_imported_where_it_may_be(name):
     ("folder", "files"),
     [
         ("rewards", {"pool.py"}),
-        ("actors", {"fleet.py", "rollout.py"}),
+        ("actors", {"fleet.py", "places.py", "rollout.py"}),
         ("learners", {"group.py"}),
     ],
 )

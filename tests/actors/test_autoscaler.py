@@ -6,9 +6,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,7 +92,10 @@ def cluster(tmp_path) -> Iterator[str]:
     }
     ray_command = str(Path(sys.executable).with_name("ray"))
     command = [ray_command, "start", "--head", f"--port={port}", "--num-cpus=1"]
-    command += [f"--autoscaling-config={settings}", "--include-dashboard=false"]
+    # Not where other clusters of this machine are looked for; and short, for names of sockets.
+    place = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
+    command += [f"--temp-dir={place.name}", "--include-dashboard=false"]
+    command += [f"--autoscaling-config={settings}"]
     try:
         subprocess.run(command, env=environment, check=True, capture_output=True, timeout=120)
         ray.init(address=address, log_to_driver=False)
@@ -101,8 +106,10 @@ def cluster(tmp_path) -> Iterator[str]:
         while pids := list(marked(token)):
             assert time.monotonic() < deadline, pids
             for pid in pids:
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             time.sleep(0.2)
+        place.cleanup()
 
 
 @pytest.mark.usefixtures("cluster")

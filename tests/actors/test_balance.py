@@ -12,7 +12,7 @@ from actors.outcome import EngineBroken
 from actors.rollout import RolloutPool
 from actors.slot import Slot, State
 from o3rl.config import Model, Rollouts, Sampling
-from o3rl.flow import Failure, Version
+from o3rl.flow import Failure, Group, Version
 from tests.actors.conftest import prompt
 
 OLD, NEW = Version(0, 0), Version(0, 1)
@@ -169,6 +169,8 @@ def test_a_late_answer_is_counted_and_thrown_away(monkeypatch):
     """The replica wakes up and answers when its prompt is elsewhere already."""
     monkeypatch.setattr(rollout.ray, "cancel", lambda _: None)  # it comes too late
 
+    group = Group(prompt(0), (), (1,), "digest")
+
     async def late() -> tuple[Any, Any, dict[str, int]]:
         pool = pool_of(State.HEALTHY, State.HEALTHY)
         pool._rollouts = Rollouts(start_seconds=20, seconds=0.1)
@@ -184,8 +186,10 @@ def test_a_late_answer_is_counted_and_thrown_away(monkeypatch):
         other.running, frozen.running = 0, 1
         await settle()
         other.actor.calls[0].set_result("group")
-        sampled.set_result("late group")
-        return failed, await again, pool.counts
+        sampled.set_result(group)
+        result = await again
+        await settle()
+        return failed, result, pool.counts
 
     failed, result, counts = asyncio.run(late())
     assert isinstance(failed, Failure)

@@ -14,6 +14,7 @@ from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
+from actors import fleet
 from actors.marks import DIES
 from actors.rollout import RolloutPool, State
 from o3rl.config import Placement
@@ -162,6 +163,39 @@ def test_one_that_leaves_finishes_its_prompts(pool, run):
     assert versions(run(shrink())) == {Version(0, 1)}
     assert pool.states == (State.HEALTHY,) * 2
     assert pool.counts["left"] == 1
+
+
+def test_a_run_starts_with_those_that_have_room_and_the_others_join_later(
+    policies, source, run, pool, monkeypatch
+):
+    """Two on the one node that `pool` leaves; then on the one that it gives back."""
+    monkeypatch.setattr(fleet, "ROOM_SECONDS", 2.0)
+    two = RolloutPool(
+        model(policies.base),
+        sampling=SAMPLING,
+        rollouts=replace(QUICK, replicas=2),
+        fetch=fetch,
+        source=source,
+        seed=SEED,
+    )
+
+    async def grow() -> list[Group | Failure]:
+        await two.start()
+        await two.load(Version(0, 1))
+        assert two.states == (State.HEALTHY, State.STARTING)
+        groups = await many(two, 2)
+        assert await pool.scale(1) == ()
+        async with asyncio.timeout(60):
+            while two.states != (State.HEALTHY,) * 2:
+                await asyncio.sleep(0.1)
+        return groups + await many(two, 4)
+
+    try:
+        assert versions(run(grow())) == {Version(0, 1)}
+        assert two.counts["joined"] == 1
+    finally:
+        run(two.close())
+        assert run(pool.scale(2)) == ()
 
 
 def test_a_killed_one_hands_its_prompts_back_and_takes_the_version_of_the_day(pool, run, version):

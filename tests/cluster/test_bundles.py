@@ -1,13 +1,13 @@
 """What ranks and replicas ask Ray for; no Ray is started."""
 
-from actors import fleet
+from actors import places
 from learners import group
 from o3rl.config import Cluster, Rollouts
 
 
 def test_a_replica_goes_where_its_resource_is():
-    assert fleet.bundle(Rollouts(cpus=2, gpus=0)) == {"CPU": 2}
-    asked = fleet.bundle(Rollouts(cpus=1, gpus=2, tensor_parallel=2, resource="spot"))
+    assert places.bundle(Rollouts(cpus=2, gpus=0)) == {"CPU": 2}
+    asked = places.bundle(Rollouts(cpus=1, gpus=2, tensor_parallel=2, resource="spot"))
     assert asked == {"CPU": 1, "GPU": 2, "spot": 0.001}  # a thousand of them fit on one node
 
 
