@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from o3rl.flow import Version
-from o3rl.loop_speed import WARM_STEPS, Overlap, Rate, Sleepers, StandIns, overlap, payload, rate
+from o3rl.loop_speed import Overlap, Rate, Sleepers, StandIns, overlap, payload, rate
 
 KNEE = 0.95  # of linear
 LINEAR = (1, 8, 64)
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
 def _real(options: argparse.Namespace) -> int:
     from cluster.bench_loop_real import real
 
-    found = real(groups=REAL_BATCH, steps=options.rounds + WARM_STEPS)
+    found = real(groups=REAL_BATCH, steps=2 * options.rounds)
     if options.json:
         sys.stdout.write(json.dumps(asdict(found) | {"ratio": found.ratio}, indent=1) + "\n")
         return 0

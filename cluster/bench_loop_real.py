@@ -1,16 +1,17 @@
 """`o3rl bench loop --real`: rollouts and learning of the tiny model, apart and at the same time.
 
 One engine has a core of its own; one learner rank has the other, with the controller and all else
-that is small. Some batches are sampled while the learner rests, and then they are learned from
-while the engine rests, each half with its part of handing the weights over: so the engine's caches
-are as empty as they are in the loop. Then the loop runs with versions one apart: a step ought to
-take as long as the longer half. The engine runs half of a batch at once: with more it would sample
-two batches together, and the learner wait for the end of both.
+that is small. The loop runs with versions one apart: a step ought to take as long as the longer
+half. The halves are measured before: the same loop, whose learner takes no time; and the learner
+alone, on batches that came of it. Both have their part of handing the weights over. The engine runs
+half of a batch at once: with more it would sample two batches together, and the learner wait for
+the end of both.
 """
 
 import asyncio
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from time import perf_counter
@@ -22,19 +23,19 @@ from cluster.session import ray_session
 from learners.schedule import Optimisation
 from o3rl import config
 from o3rl.admission import Admission
-from o3rl.flow import Failure, Group, ScoredGroup, Version
+from o3rl.flow import ScoredGroup, Version
 from o3rl.ledger import Ledger
+from o3rl.loop import Learner as LoopLearner
 from o3rl.loop import Loop
 from o3rl.loop_speed import WARM_STEPS, Overlap, Steps
 from o3rl.order import order_of
 from o3rl.stgr import import_file
 from o3rl.store import read_rows
-from o3rl.stream import scored
 from o3rl.synth.dataset import Size, write_dataset
 from o3rl.synth.questions import Teacher
-from rewards.pool import ScorerPool
 
-REPEATS = 5
+SAMPLES = 8
+LAST_STEPS = 2  # in which less and less is sampled meanwhile
 SEED = 0
 
 
@@ -48,7 +49,11 @@ def real(*, groups: int, steps: int) -> Overlap:
         bind(os.getpid(), cores[1])
         try:
             with ray_session(run.cluster):
-                return asyncio.run(_measured(run, Path(folder), steps=steps, core=cores[0]))
+                return asyncio.run(
+                    _measured(
+                        run, Path(folder), steps=steps + WARM_STEPS + LAST_STEPS, core=cores[0]
+                    )
+                )
         finally:
             os.sched_setaffinity(0, cores)
 
@@ -66,12 +71,13 @@ def _prepared(folder: Path, *, groups: int) -> config.Run:
             f"data.train={folder}/rows",
             f"data.media={folder}/data/media",
             f"loop.groups={groups}",
+            f"sampling.group_size={SAMPLES}",
+            f"rollouts.max_sequences={groups * SAMPLES // 2}",
             "loop.max_staleness=1",
             "learning.rate=1e-9",
             "cluster.cpus_per_rank=1",
         ],
     )
-    run.rollouts.max_sequences = groups * run.sampling.group_size // 2
     return of_model(run, model_path(run.sft.start))
 
 
@@ -86,53 +92,52 @@ async def _measured(run: config.Run, folder: Path, *, steps: int, core: int) -> 
             assert place is not None
             bind(place.pid, core)
         sampler, learner, scorers = Sampling(pool), Learning(group), start.scorers()
-        rows, groups = read_rows(folder / "rows"), run.loop.groups
+        rows = read_rows(folder / "rows")
 
-        def admission(batches: int, ledger: Ledger) -> Admission:
-            order = order_of(rows, SEED, task_weights={})
-            return Admission(rows, order, media, ledger, planned=batches * groups, ahead=groups)
+        async def timed(learns: LoopLearner, incarnation: int) -> float:
+            """Seconds of a step."""
+            ledger, order = Ledger(), order_of(rows, SEED, task_weights={})
+            groups = run.loop.groups
+            admission = Admission(rows, order, media, ledger, planned=steps * groups, ahead=groups)
+            loop = Loop(
+                run.loop, admission, ledger, sampler=sampler, scorers=scorers, learner=learns
+            )
+            start = {"step": 0, "incarnation": incarnation, "n": 0, "set_aside": 0}
+            loop.restore(start)
+            watched = Steps()
+            loop.observe(watched)
+            await loop.run(steps)
+            return fmean(watched.seconds[WARM_STEPS:-LAST_STEPS])
 
-        source = admission(REPEATS + 1, Ledger())
-        rollout_seconds, learn_seconds, batches = [], [], []
-        for n in range(REPEATS + 1):
-            await learner.publish(Version(0, n))
-            prompts = [await source.next() for _ in range(groups)]
-            began = perf_counter()
-            await sampler.load(Version(0, n))
-            sampled = await asyncio.gather(*(sampler.sample(prompt) for prompt in prompts))
-            rollout_seconds.append(perf_counter() - began)
-            batches.append([await _scored(scorers, group) for group in sampled])
-        await source.close()
-        for n, batch in enumerate(batches, start=REPEATS + 1):
+        idle = Idle(learner)
+        rollout_seconds = await timed(idle, 0)
+        learn_seconds = []
+        for n, batch in enumerate(idle.batches, start=1000):
             began = perf_counter()
             await learner.update(batch)
-            await learner.publish(Version(0, n))
+            await learner.publish(Version(1, n))
             learn_seconds.append(perf_counter() - began)
-
-        ledger = Ledger()
-        loop = Loop(
-            run.loop,
-            admission(steps, ledger),
-            ledger,
-            sampler=sampler,
-            scorers=scorers,
-            learner=learner,
-        )
-        loop.restore({"step": 0, "incarnation": 0, "n": 0, "set_aside": 0})
-        watched = Steps()
-        loop.observe(watched)
-        await loop.run(steps)
-    apart = fmean(rollout_seconds[1:]), fmean(learn_seconds[1:])
-    return Overlap(1, *apart, fmean(watched.seconds[WARM_STEPS:]))
+        step_seconds = await timed(learner, 1)
+    return Overlap(1, rollout_seconds, fmean(learn_seconds[WARM_STEPS:-LAST_STEPS]), step_seconds)
 
 
-async def _scored(scorers: ScorerPool, group: Group | Failure) -> ScoredGroup:
-    if isinstance(group, Failure):
-        raise RuntimeError(f"the engine did not sample: {group.reason}")
-    found = scored(group, await scorers.score(group), 2)
-    if isinstance(found, Failure):
-        raise RuntimeError(f"the scorers did not score: {found.reason}")
-    return found
+class Idle:
+    """A learner that takes batches, and no time; the same weights are handed over each step."""
+
+    failures = ()
+
+    def __init__(self, learner: Learning):
+        self.batches: list[Sequence[ScoredGroup]] = []
+        self._learner = learner
+
+    async def update(self, groups: Sequence[ScoredGroup]) -> dict[str, float]:
+        """Keep them."""
+        self.batches.append(groups)
+        return {}
+
+    async def publish(self, version: Version) -> dict[str, float]:
+        """As the learner does."""
+        return await self._learner.publish(version)
 
 
 def bind(pid: int, core: int) -> None:

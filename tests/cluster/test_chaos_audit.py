@@ -180,6 +180,16 @@ def test_a_few_prompts_may_be_given_up(tmp_path):
     assert told.startswith("2 of 11 prompts were given up: {'row-3': 'it died', 'row-4': ")
 
 
+def test_a_prompt_may_not_be_given_up_for_what_no_strike_does(tmp_path):
+    further = [("row-1", "it died"), ("row-2", "it died"), ("row-3", "nobody knows why")]
+    entries = good() + [
+        Entry(7 + place, row, 6, SET_ASIDE, reason=reason, epoch=1)
+        for place, (row, reason) in enumerate(further)
+    ]
+    [told] = found(tmp_path, entries)
+    assert told == "row row-3 was given up, which no strike explains: nobody knows why"
+
+
 def test_a_refused_group_is_in_its_batch_and_not_trained(tmp_path):
     entries, batches = good(), batches_of(good())
     refused = replace(entries[2], outcome=SET_ASIDE, version=-1, incarnation=-1, reason=REFUSED)
