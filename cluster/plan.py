@@ -24,7 +24,7 @@ GPU_PASS_BYTES = 2 * GIB  # of a GPU that vLLM keeps for a pass and its CUDA gra
 GPU_USABLE = 0.95  # of a GPU; the rest is CUDA's and NCCL's
 # Resident memory of processes of the tiny demo less their tensors, on a CPU-only machine.
 PROCESS_BYTES = {
-    "controller": 850 * 2**20,
+    "controller": 320 * 2**20,
     "media": 270 * 2**20,  # with one reader
     "weight store": 210 * 2**20,
     "learner rank": 1100 * 2**20,
