@@ -49,11 +49,7 @@ def real(*, groups: int, steps: int) -> Overlap:
         bind(os.getpid(), cores[1])
         try:
             with ray_session(run.cluster):
-                return asyncio.run(
-                    _measured(
-                        run, Path(folder), steps=steps + WARM_STEPS + LAST_STEPS, core=cores[0]
-                    )
-                )
+                return asyncio.run(_measured(run, Path(folder), steps=steps, core=cores[0]))
         finally:
             os.sched_setaffinity(0, cores)
 
@@ -82,6 +78,7 @@ def _prepared(folder: Path, *, groups: int) -> config.Run:
 
 
 async def _measured(run: config.Run, folder: Path, *, steps: int, core: int) -> Overlap:
+    steps += WARM_STEPS + LAST_STEPS
     async with services(run, folder / "run") as start:
         media, store = start.media(), start.store()
         pool = start.rollouts(media.media, store)
@@ -102,8 +99,7 @@ async def _measured(run: config.Run, folder: Path, *, steps: int, core: int) -> 
             loop = Loop(
                 run.loop, admission, ledger, sampler=sampler, scorers=scorers, learner=learns
             )
-            start = {"step": 0, "incarnation": incarnation, "n": 0, "set_aside": 0}
-            loop.restore(start)
+            loop.restore({"step": 0, "incarnation": incarnation, "n": 0, "set_aside": 0})
             watched = Steps()
             loop.observe(watched)
             await loop.run(steps)

@@ -18,9 +18,8 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster.calls import in_a_line
+from cluster.calls import beside_us, in_a_line
 from cluster.control import Control, Phase, RunLost, Status
 from cluster.train import Trained, train
 from learners.group import LearnerLost
@@ -192,13 +191,12 @@ class Log(logging.Handler):
 def start_controller(run: Run, *, level: int) -> Any:
     """Start the controller of `run` on this node. Raises ValueError if one is running."""
     environment = {"DS_ACCELERATOR": "cpu"} if not run.cluster.gpus_per_rank else {}
-    node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = ray.remote(Controller).options(
         name=PREFIX + run.name,
         namespace=NAMESPACE,
         num_cpus=0,
         max_restarts=0,
-        scheduling_strategy=node,
+        scheduling_strategy=beside_us(),
         runtime_env={"env_vars": environment},
     )
     try:

@@ -17,7 +17,7 @@ from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 from actors import fleet
 from actors.marks import DIES
 from actors.rollout import RolloutPool, State
-from o3rl.config import Placement
+from o3rl.config import Placement, Rollouts
 from o3rl.flow import Failure, Group, Version
 from tests.actors.conftest import (
     ROLLOUTS,
@@ -82,17 +82,21 @@ def cluster():
     nodes.shutdown()
 
 
-@pytest.fixture(scope="module")
-def pool(run, cluster, policies, source):
-    assert len(cluster.list_all_nodes()) == 3
-    started = RolloutPool(
+def made(policies, source, rollouts: Rollouts) -> RolloutPool:
+    return RolloutPool(
         model(policies.base),
         sampling=SAMPLING,
-        rollouts=QUICK,
+        rollouts=rollouts,
         fetch=fetch,
         source=source,
         seed=SEED,
     )
+
+
+@pytest.fixture(scope="module")
+def pool(run, cluster, policies, source):
+    assert len(cluster.list_all_nodes()) == 3
+    started = made(policies, source, QUICK)
     run(started.start())
     run(started.load(Version(0, 0)))
     yield started
@@ -135,14 +139,7 @@ def test_replicas_join_while_others_serve(pool, run):
 @pytest.mark.usefixtures("pool")
 def test_where_there_is_no_room_it_says_what_was_asked(policies, source, run):
     """A fourth on three nodes; `pool` holds the others."""
-    lonely = RolloutPool(
-        model(policies.base),
-        sampling=SAMPLING,
-        rollouts=replace(QUICK, start_seconds=1),
-        fetch=fetch,
-        source=source,
-        seed=SEED,
-    )
+    lonely = made(policies, source, replace(QUICK, start_seconds=1))
     with pytest.raises(TimeoutError, match=r"no room for rollout replica 0 within 1 s: asked"):
         run(lonely.start())
 
@@ -170,14 +167,7 @@ def test_a_run_starts_with_those_that_have_room_and_the_others_join_later(
 ):
     """Two on the one node that `pool` leaves; then on the one that it gives back."""
     monkeypatch.setattr(fleet, "ROOM_SECONDS", 2.0)
-    two = RolloutPool(
-        model(policies.base),
-        sampling=SAMPLING,
-        rollouts=replace(QUICK, replicas=2),
-        fetch=fetch,
-        source=source,
-        seed=SEED,
-    )
+    two = made(policies, source, replace(QUICK, replicas=2))
 
     async def grow() -> list[Group | Failure]:
         await two.start()
