@@ -13,19 +13,19 @@ checkout meanwhile.
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
 from cluster.configs import folder as shipped_configurations
+from cluster.processes import carrying, free_port, kill, session_of, title_of
 from o3rl.source import PACKAGES
 
 ACTORS = {  # of a run, by the beginning of their process's title
@@ -69,7 +69,7 @@ class Site:
         self._token = uuid.uuid4().hex
         self._cluster: Any = None
         self._last: Any = None
-        self._port = _free_port()
+        self._port = free_port()
         self._server: subprocess.Popen[bytes] | None = None
         self._driver: subprocess.Popen[bytes] | None = None
         self._own: frozenset[int] = frozenset()  # what was there before the first driver
@@ -187,17 +187,17 @@ class Site:
             except Exception:  # Ray raises no narrower type for it
                 for node in set(self._cluster.worker_nodes) - nodes:
                     self._cluster.remove_node(node, allow_graceful=False)
-                _end(set(self._raylets()) - raylets)  # of a node that Ray has no name for yet
+                kill(set(self._raylets()) - raylets)  # of a node that Ray has no name for yet
                 if attempt == START_ATTEMPTS:
                     raise
 
     def find(self, title: str) -> list[int]:
         """The site's living processes whose title begins so."""
-        return [pid for pid in self._pids() if _title(pid).startswith(title)]
+        return [pid for pid in self._pids() if title_of(pid).startswith(title)]
 
     def left_of_run(self) -> list[str]:
         """Titles of what belongs to a run: actors, drivers, and what these have started."""
-        return [_title(pid) for pid in self._pids() if not self._is_own(pid)]
+        return [title_of(pid) for pid in self._pids() if not self._is_own(pid)]
 
     def close(self) -> None:
         """End everything."""
@@ -210,9 +210,9 @@ class Site:
     def _end_all(self) -> None:
         deadline = time.monotonic() + END_SECONDS
         while pids := list(self._pids()):
-            _end(pids)
+            kill(pids)
             if time.monotonic() > deadline:
-                raise TimeoutError(f"not ended: {[_title(pid) for pid in pids]}")
+                raise TimeoutError(f"not ended: {[title_of(pid) for pid in pids]}")
             time.sleep(0.1)
 
     def _start_nodes(self) -> None:
@@ -225,7 +225,7 @@ class Site:
                 break
             except Exception:  # Ray raises no narrower type for it
                 self._cluster.shutdown()
-                _end(self._raylets())
+                kill(self._raylets())
                 if attempt == START_ATTEMPTS:
                     raise
         for _ in range(self._nodes - 1):
@@ -255,26 +255,21 @@ class Site:
 
     def _is_own(self, pid: int) -> bool:
         """Whether a process is Ray's or MLflow's, also of a node or a server that came later."""
-        title = _title(pid)
+        title = title_of(pid)
         if not title:  # it ends just now
             return True
         return (
             pid in self._own
-            or _session(pid) in self._servers
+            or session_of(pid) in self._servers
             or any(part in title for part in (*RAYS_OWN, MLFLOWS_OWN))
         )
 
     def _raylets(self) -> Iterator[int]:
-        return (pid for pid in self._pids() if "/raylet/raylet " in _title(pid))
+        return (pid for pid in self._pids() if "/raylet/raylet " in title_of(pid))
 
     def _pids(self) -> Iterator[int]:
         """Of the processes that live and carry the token."""
-        mark = f"{MARK}={self._token}".encode()
-        for path in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):
-                alive = path.joinpath("stat").read_text().rpartition(")")[2].split()[0] != "Z"
-                if alive and mark in path.joinpath("environ").read_bytes():
-                    yield int(path.name)
+        return carrying(MARK, self._token)
 
 
 def copy_source(folder: Path) -> None:
@@ -287,32 +282,6 @@ def copy_source(folder: Path) -> None:
         shutil.copytree(place, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     if not (folder / "o3rl" / "configs").is_dir():  # a wheel has them there
         shutil.copytree(shipped_configurations(), folder / "configs")
-
-
-def _end(pids: Iterable[int]) -> None:
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def _session(pid: int) -> int:
-    try:
-        return os.getsid(pid)
-    except ProcessLookupError:
-        return -1
-
-
-def _title(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
-    except OSError:
-        return ""
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 @contextmanager

@@ -2,15 +2,12 @@
 
 import json
 import os
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +16,7 @@ import ray
 from ray.util import get_node_ip_address
 
 from actors.rollout import RolloutPool, State
+from cluster.processes import carrying, free_port, kill
 from o3rl.flow import Group, Version
 from tests.actors.conftest import ROLLOUTS, SAMPLING, SEED, frames, model, prompt
 
@@ -62,23 +60,10 @@ def autoscaling(address: str) -> dict:
     }
 
 
-def marked(token: str) -> Iterator[int]:
-    """Processes that inherited the token."""
-    wanted = f"{MARK}={token}".encode()
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if wanted in (folder / "environ").read_bytes().split(b"\0"):
-                yield int(folder.name)
-        except OSError:
-            continue
-
-
 @pytest.fixture
 def cluster(tmp_path) -> Iterator[str]:
     """Address of a Ray of one node and its autoscaler."""
-    with socket.socket() as found:
-        found.bind(("", 0))
-        port = found.getsockname()[1]
+    port = free_port()
     address = f"{get_node_ip_address()}:{port}"
     settings = tmp_path / "autoscaler.json"
     settings.write_text(json.dumps(autoscaling(address)))
@@ -103,11 +88,9 @@ def cluster(tmp_path) -> Iterator[str]:
     finally:
         ray.shutdown()
         deadline = time.monotonic() + 30
-        while pids := list(marked(token)):
+        while pids := list(carrying(MARK, token)):
             assert time.monotonic() < deadline, pids
-            for pid in pids:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            kill(pids)
             time.sleep(0.2)
         place.cleanup()
 

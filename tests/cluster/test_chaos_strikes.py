@@ -203,7 +203,7 @@ def test_what_is_started_imports_a_copy(tmp_path):
 def test_what_counts_as_left_of_a_run(tmp_path, monkeypatch, title, left):
     site = Site(tmp_path)
     monkeypatch.setattr(site, "_pids", lambda: iter([os.getpid()]))
-    monkeypatch.setattr("cluster.chaos_site._title", lambda _: title)
+    monkeypatch.setattr("cluster.chaos_site.title_of", lambda _: title)
     assert site.left_of_run() == ([title] if left else [])
     assert not any(part.startswith(each) for part in ACTORS.values() for each in RAYS_OWN)
 

@@ -1,13 +1,12 @@
 """A run as a job on a real Ray cluster of two nodes with an MLflow server, as a user meets it.
 
-Submitted, looked at, scaled, stopped with a checkpoint, submitted again, read back from MLflow. The
-rollouts are a stand-in's, all else is real; one cluster serves all assertions, in order.
+Submitted, looked at, scaled, killed, submitted again, stopped with a checkpoint, read back from
+MLflow. The rollouts are a stand-in's, all else is real; one cluster serves all, in order.
 """
 
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,8 @@ from urllib.request import urlopen
 
 import pytest
 import yaml
+
+from cluster.processes import carrying, free_port, kill, title_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -42,7 +43,7 @@ RUN = {
         "enforce_eager": True,
         "stand_in_seconds": 0.2,
     },
-    "loop": {"groups": 2, "steps": 2000, "validate_every": 0, "checkpoint_every": 1000},
+    "loop": {"groups": 2, "steps": 2000, "validate_every": 0, "checkpoint_every": 5},
     "cluster": {"cpus_per_rank": 1, "gpus_per_rank": 0},
 }
 
@@ -58,10 +59,18 @@ class Site:
     folder: Path
     environment: dict[str, str]
 
+    @property
+    def mark(self) -> tuple[str, str]:
+        """By which processes of the cluster are known."""
+        return "RAY_AUTH_TOKEN_PATH", self.environment["RAY_AUTH_TOKEN_PATH"]
+
+    def command(self, *arguments: str, address: str = "") -> list[str]:
+        start = [sys.executable, "-m", "cluster.cli", *arguments]
+        return [*start, "--address", address or self.ray]
+
     def o3rl(self, *arguments: str, address: str = "") -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "cluster.cli", *arguments]
         return subprocess.run(
-            [*command, "--address", address or self.ray],
+            self.command(*arguments, address=address),
             capture_output=True,
             text=True,
             timeout=400,
@@ -72,12 +81,6 @@ class Site:
         """Status by attempt, as `o3rl list` shows them."""
         lines = self.o3rl("list").stdout.splitlines()[1:]
         return {f"{w[0]}-a{w[1]}": w[2] for line in lines if len(w := line.split()) > 2}
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 def wait_until(done, what: str, seconds: float = 240.0) -> None:
@@ -162,6 +165,11 @@ def make_data(folder: Path) -> None:
         subprocess.run(command, check=True, capture_output=True, timeout=300)
 
 
+def checkpoints(site: Site) -> list[int]:
+    """Their steps."""
+    return sorted(int(path.name[5:]) for path in (site.folder / "checkpoints").glob("step-??????"))
+
+
 def status(site: Site) -> dict:
     """The run's, by `o3rl status`; empty while there is no controller."""
     done = site.o3rl("status", "sub", "--json")
@@ -205,33 +213,48 @@ def test_submit_status_and_scale(site):
     wait_until(lambda: healthy(site, 2), "two healthy replicas")
 
 
-def test_stop_by_http_leaves_a_checkpoint(site):
-    done = site.o3rl("stop", "sub", address=site.http)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "run sub finishes its step" in done.stdout
-    wait_until(lambda: site.jobs() == {"sub-a1": "succeeded"}, "the end of attempt 1")
-    [checkpoint] = (site.folder / "checkpoints").glob("step-*")
-    assert f"stopped after {int(checkpoint.name[5:])} steps" in site.o3rl("logs", "sub").stdout
+def test_a_killed_driver_ends_its_attempt(site):
+    wait_until(lambda: checkpoints(site), "a checkpoint")
+    drivers = [pid for pid in carrying(*site.mark) if "cluster.cli train" in title_of(pid)]
+    assert drivers
+    kill(drivers)
+    wait_until(lambda: site.jobs() == {"sub-a1": "failed"}, "the end of attempt 1")
     ended = site.o3rl("status", "sub")
     assert ended.returncode == 1
-    assert ended.stderr.startswith("o3rl status: run sub has ended: sub-a1 succeeded")
+    assert ended.stderr.startswith("o3rl status: run sub has ended: sub-a1 failed")
 
 
-def test_the_second_attempt_goes_on_and_mlflow_has_it_all(site):
+def test_the_second_attempt_goes_on_until_it_is_stopped(site):
+    saved = checkpoints(site)[-1]
+    with running(
+        *site.command("submit", site.config, "--wait"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=site.environment,
+    ) as second:
+        wait_until(lambda: status(site).get("step", 0) >= saved + 2, "two more steps", 120)
+        assert status(site)["attempt"] == 2
+        by_http = json.loads(site.o3rl("status", "sub", "--json", address=site.http).stdout)
+        assert [each["run"] for each in by_http] == ["sub"]
+        done = site.o3rl("stop", "sub", address=site.http)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "run sub finishes its step" in done.stdout
+        said, complaints = second.communicate(timeout=120)
+    assert second.returncode == 0, said[-4000:] + complaints[-2000:]
+    assert "sub-a2 succeeded" in said
+    assert site.jobs() == {"sub-a1": "failed", "sub-a2": "succeeded"}
+    steps = checkpoints(site)[-1]
+    assert f"stopped after {steps} steps" in site.o3rl("logs", "sub").stdout
+    assert json.loads((site.folder / "attempts" / "000002.json").read_text())["ended"] == "finished"
+
+
+def test_mlflow_has_each_step_of_both_attempts_once(site):
     import mlflow
 
-    [checkpoint] = (site.folder / "checkpoints").glob("step-*")
-    steps = int(checkpoint.name[5:]) + 2
-    done = site.o3rl("submit", site.config, "--wait", f"loop.steps={steps}")
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert "sub-a2 succeeded" in done.stdout
-    assert site.jobs() == {"sub-a1": "succeeded", "sub-a2": "succeeded"}
     client = mlflow.MlflowClient(site.mlflow)
     experiment = client.get_experiment_by_name("sub")
     [run] = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED"
     assert run.info.run_id in site.o3rl("list").stdout
     history = client.get_metric_history(run.info.run_id, "reward/total")
-    assert sorted(each.step for each in history) == list(range(1, steps + 1))
-    assert json.loads((site.folder / "attempts" / "000002.json").read_text())["ended"] == "finished"
-    assert (site.folder / "model" / "model.safetensors").is_file()
+    assert sorted(each.step for each in history) == list(range(1, checkpoints(site)[-1] + 1))

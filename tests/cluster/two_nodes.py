@@ -7,6 +7,8 @@ import sys
 
 from ray.cluster_utils import Cluster
 
+from cluster.processes import free_port
+
 ATTEMPTS = 3  # Ray gives a node 30 s to come up, fixed, which a busy machine may miss
 
 
@@ -15,9 +17,18 @@ def up(dashboard: int) -> Cluster:
     for attempt in range(1, ATTEMPTS + 1):
         cluster = Cluster()
         try:
-            cluster.add_node(num_cpus=2, include_dashboard=True, dashboard_port=dashboard)
-            # Else both would unpack what a job brings along over one another: they share a machine.
-            cluster.add_node(num_cpus=2, runtime_env_dir_name="runtime_resources_of_second")
+            # Ports and folders of their own: they share this machine, with a Ray that just ends.
+            cluster.add_node(
+                num_cpus=2,
+                include_dashboard=True,
+                dashboard_port=dashboard,
+                dashboard_agent_listen_port=free_port(),
+            )
+            cluster.add_node(
+                num_cpus=2,
+                dashboard_agent_listen_port=free_port(),
+                runtime_env_dir_name="runtime_resources_of_second",
+            )
             return cluster
         except Exception as error:  # Ray raises no narrower type for it
             cluster.shutdown()
