@@ -14,8 +14,8 @@ where weights and frames come from.
 import asyncio
 import itertools
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from transformers import AutoTokenizer
 from vllm import SamplingParams, TokensPrompt
 from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 from vllm.exceptions import GracefulHTTPError, VLLMClientError
+from vllm.inputs import EngineInput
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -103,7 +104,9 @@ class Engine:
             multi_modal_uuids={"image": ["warm-up"]},
         )
         settings = SamplingParams(max_tokens=2, output_kind=RequestOutputKind.FINAL_ONLY)
-        await self._request(shown, settings)
+        [output] = await self._outputs(shown, [settings])
+        if isinstance(output, str):
+            raise EngineBroken(f"the first request failed: {output}")
 
     def forbid_end(self) -> None:
         """Every completion is to have `sampling.max_tokens`, to measure equal lengths."""
@@ -140,11 +143,20 @@ class Engine:
             return Failure(prompt.group, -1, reason, final=True)
         version = await self._current()
         asked = request(prompt, tokens, frames, version=version)
-        drawn = [
-            self._one(asked, prompt, index=index, seed=seed, temperature=temperature)
+        settings = [
+            parameters(
+                temperature=temperature,
+                top_p=self.sampling.top_p,
+                max_tokens=self.sampling.max_tokens,
+                seed=seed_of(seed, prompt, index),
+                forbidden=self._forbidden,
+            )
             for index in range(n)
         ]
-        outputs = await asyncio.gather(*drawn)
+        try:
+            outputs = await self._outputs(asked, settings)
+        except (VLLMClientError, GracefulHTTPError) as error:  # vLLM does not take the prompt
+            return Failure(prompt.group, -1, f"{type(error).__name__}: {error.__cause__ or error}")
         return self._group(prompt, frames, outputs=outputs, length=length, version=version)
 
     async def load(self, source: WeightSource, version: Version | None = None) -> Loaded:
@@ -245,9 +257,10 @@ class Engine:
             raise RuntimeError("vLLM kept its caches, though it was to make them anew")
 
     async def _check_names(self, manifest: Manifest) -> None:
-        problems = await self._llm.collective_rpc(
-            "o3rl_name_problems", args=(list(manifest.names),)
-        )
+        with self._whole():
+            problems = await self._llm.collective_rpc(
+                "o3rl_name_problems", args=(list(manifest.names),)
+            )
         if problems[0]:
             raise ValueError(f"weights of version {manifest.version}: {problems[0]}")
 
@@ -287,49 +300,72 @@ class Engine:
             chat, add_generation_prompt=True, tokenize=True, return_dict=False
         )
 
-    async def _one(
-        self, asked: TokensPrompt, prompt: Prompt, *, index: int, seed: int, temperature: float
-    ) -> RequestOutput | Failure:
-        settings = parameters(
-            temperature=temperature,
-            top_p=self.sampling.top_p,
-            max_tokens=self.sampling.max_tokens,
-            seed=seed_of(seed, prompt, index),
-            forbidden=self._forbidden,
-        )
+    async def _outputs(
+        self, asked: TokensPrompt, settings: Sequence[SamplingParams]
+    ) -> list[RequestOutput | str]:
+        """One output, or why there is none, for each of the settings."""
+        await self._rendering.acquire()
+        sending = asyncio.create_task(self._sent(asked, settings))
         try:
-            return await self._request(asked, settings)
-        except (EngineGenerateError, VLLMClientError, GracefulHTTPError) as error:
-            reason = f"{type(error).__name__}: {error.__cause__ or error}"
-            return Failure(prompt.group, index, reason)
+            drawn = await asyncio.shield(sending)
+        except asyncio.CancelledError:
+            sending.add_done_callback(_cancel)
+            raise
+        return await asyncio.gather(*drawn)
 
-    async def _request(self, asked: TokensPrompt, settings: SamplingParams) -> RequestOutput:
-        """Render and run. One at a time is rendered, and sent on without another step between: the
-        image caches of front end and engine must see requests in the same order, or they disagree.
+    async def _sent(
+        self, asked: TokensPrompt, settings: Sequence[SamplingParams]
+    ) -> list[asyncio.Task[RequestOutput | str]]:
+        """A prompt on its way, rendered twice at most: the second time without its images.
+
+        What was rendered is sent on in any case, and before the next prompt is rendered: else the
+        image caches of front end and engine would disagree on what the engine has.
         """
         try:
-            async with self._rendering:
-                [ready] = await self._llm.renderer.render_cmpl_async([asked])
-            stream = self._llm.generate(ready, settings, str(next(self._numbers)))
-            [output] = [output async for output in stream]
+            ready = [await self._rendered(asked) for _ in settings[:2]]
+            return [
+                asyncio.create_task(self._output(ready[min(index, 1)], each))
+                for index, each in enumerate(settings)
+            ]
+        finally:
+            self._rendering.release()
+
+    async def _rendered(self, asked: TokensPrompt) -> EngineInput:
+        with self._whole():
+            [ready] = await self._llm.renderer.render_cmpl_async([asked])
+        return ready
+
+    async def _output(self, ready: EngineInput, settings: SamplingParams) -> RequestOutput | str:
+        try:
+            with self._whole():
+                stream = self._llm.generate(ready, settings, str(next(self._numbers)))
+                [output] = [output async for output in stream]
+        except (EngineGenerateError, VLLMClientError, GracefulHTTPError) as error:
+            return f"{type(error).__name__}: {error.__cause__ or error}"
+        return output
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """EngineBroken where vLLM finds its engine's process ended meanwhile."""
+        try:
+            yield
         except EngineDeadError as error:
             self._broken = "vLLM's engine process ended"
             raise EngineBroken(self._broken) from error
-        return output
 
     def _group(
         self,
         prompt: Prompt,
         frames: np.ndarray,
         *,
-        outputs: Sequence[RequestOutput | Failure],
+        outputs: Sequence[RequestOutput | str],
         length: int,
         version: Version,
     ) -> Group | Failure:
         results: list[Rollout | Failure] = []
         for index, output in enumerate(outputs):
-            if isinstance(output, Failure):
-                results.append(output)
+            if isinstance(output, str):
+                results.append(Failure(prompt.group, index, output))
                 continue
             completion = only(output)
             text = self._tokenizer.decode(completion.token_ids, skip_special_tokens=True)
@@ -348,3 +384,10 @@ class Engine:
             frames_digest=digest(frames),
             failures=failures,
         )
+
+
+def _cancel(sending: asyncio.Task[list[asyncio.Task[RequestOutput | str]]]) -> None:
+    """What was sent for one who has gone."""
+    if not sending.cancelled() and sending.exception() is None:
+        for drawn in sending.result():
+            drawn.cancel()

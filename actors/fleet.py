@@ -19,7 +19,8 @@ Each is a Ray actor on a placement group of its own.
 
 Laws: one that dies is started again in its place, three times in a row at most; one that leaves
 gets no more prompts, finishes its own or hands them back, and then gives its place back; one whose
-node is to go leaves when another serves in its place. A placement group that finds no room is a
+node is to go leaves when another serves in its place. Who joins without being asked for by name, at
+the start or after a notice, tries until it does. A placement group that finds no room is a
 demand for nodes, which Ray's autoscaler sees.
 """
 
@@ -28,14 +29,15 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayTaskError
 from ray.util.placement_group import remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.places import notices, of, placed, reserve, some_placed
+from actors.places import DIED, notices, of, placed, reserve, some_placed
 from actors.replica import Replica
 from actors.slot import Fetch, Slot, State
 from o3rl.config import Model, Placement, Rollouts, Sampling
@@ -48,10 +50,11 @@ DEATHS_IN_A_ROW = 3  # without a group in between; then a replica stays dead
 CLOSE_SECONDS = 20.0
 LOAD_MARGIN_SECONDS = 30.0  # beyond the engine's own limit
 ROOM_SECONDS = 15.0  # for places of more than `min_replicas`, as a run starts
+RETRY_SECONDS = 60.0  # before one that has time tries again to join
 NOTICE_SECONDS = 5.0  # between looks for nodes that are to go
 ENDING_SECONDS = 10.0  # before a node goes, for what is on it to end
 
-FAULTS = (TimeoutError, RayActorError, RayTaskError)
+FAULTS = (TimeoutError, RayTaskError, *DIED)
 
 
 class Fleet:
@@ -229,9 +232,15 @@ class Fleet:
         """Another replica joins, then this one leaves: before its node goes at `ends` (a time)."""
         left = ends - time.time() - ENDING_SECONDS
         log.warning("%s: its node goes in %.0f s; another takes its place", slot, left)
-        joining = self._joining(self._add(), patient=True)
-        limit = self._rollouts.leave_seconds
-        await asyncio.wait([joining], timeout=None if math.isinf(left) else max(0.0, left - limit))
+        other, limit = self._add(), self._rollouts.leave_seconds
+        self._joining(other, patient=True)
+
+        def settled() -> bool:
+            return other.state is State.HEALTHY or other not in self.slots  # too many, after all
+
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None if math.isinf(left) else left - limit), self.changed:
+                await self.changed.wait_for(settled)
         if slot in self.slots and slot.state is not State.LEAVING:
             await self._leave(slot, max(0.0, min(limit, ends - time.time() - ENDING_SECONDS)))
 
@@ -291,31 +300,41 @@ class Fleet:
     async def _join(self, slot: Slot, *, patient: bool) -> str:
         """A new replica, from its place to HEALTHY; why not, if it did not come so far.
 
-        A `patient` one waits for its place as long as the pool lives.
+        A `patient` one tries as long as the pool lives.
         """
-        try:
-            while True:
-                try:
-                    await placed(slot, self._rollouts.start_seconds)
-                    break
-                except TimeoutError as error:
-                    if not patient:
-                        raise
-                    log.warning("%s; the others go on without it", error)
-            await self._begin(slot)
-            await self.bring(slot)
-        except (*FAULTS, ValueError, LookupError) as error:
-            problem = f"{slot} did not join: {first_line(error)}"
-            log.warning("%s", problem)
+        while True:
+            try:
+                await self._placed(slot, patient=patient)
+                await self._begin(slot)
+                await self.bring(slot)
+                break
+            except (*FAULTS, ValueError, LookupError) as error:
+                problem = f"{slot} did not join: {first_line(error)}"
+                log.warning("%s", problem)
+            slot.state, slot.why = State.STARTING, problem  # so that nobody brings it weights
             await self._end(slot)
-            self._forget(slot)
-            await self.announce()
-            return problem
+            if not patient:
+                self._forget(slot)
+                await self.announce()
+                return problem
+            slot.actor = None
+            await asyncio.sleep(RETRY_SECONDS)
+            slot.group = reserve(self._rollouts)
         if slot.state not in (State.HEALTHY, State.STALE):  # stale: there are no weights yet
             return f"{slot} did not join at once, and is started again: {slot.why}"
         self.counts["joined"] += 1
         log.info("%s joined", slot)
         return ""
+
+    async def _placed(self, slot: Slot, *, patient: bool) -> None:
+        """Once it has its place, which a `patient` one waits for as long as the pool lives."""
+        while True:
+            try:
+                return await placed(slot, self._rollouts.start_seconds)
+            except TimeoutError as error:
+                if not patient:
+                    raise
+                log.warning("%s; the others go on without it", error)
 
     async def _leave(self, slot: Slot, limit: float) -> str:
         """No more prompts; its own are finished within `limit`, or given back when it ends."""
@@ -337,10 +356,12 @@ class Fleet:
 
     async def _end(self, slot: Slot) -> None:
         """End an actor, politely if it answers, and give its place back."""
-        if slot.actor is not None:
-            await _closed(slot)
-            ray.kill(slot.actor)
-        remove_placement_group(slot.group)
+        try:
+            if slot.actor is not None:
+                await _closed(slot)
+                ray.kill(slot.actor)
+        finally:
+            remove_placement_group(slot.group)
 
 
 async def _closed(slot: Slot) -> None:

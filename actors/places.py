@@ -7,10 +7,19 @@ from typing import Any
 
 import ray
 from ray._private.state import state as cluster_state
+from ray.exceptions import (
+    ActorUnschedulableError,
+    OutOfMemoryError,
+    RayActorError,
+    RuntimeEnvSetupError,
+)
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table
 
 from actors.slot import Slot
 from o3rl.config import RESOURCE_SHARE, Rollouts
+
+# What Ray raises where an actor's process is no more, or cannot be; only the first one is usual.
+DIED = (RayActorError, OutOfMemoryError, ActorUnschedulableError, RuntimeEnvSetupError)
 
 
 def bundle(rollouts: Rollouts) -> dict[str, float]:

@@ -30,7 +30,7 @@ from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskErro
 
 from actors.fleet import LOAD_MARGIN_SECONDS, Fleet, first_line
 from actors.outcome import EngineBroken, Loaded
-from actors.places import of
+from actors.places import DIED, of
 from actors.slot import Fetch, Place, Slot, State
 from o3rl.config import Model, Rollouts, Sampling
 from o3rl.flow import Failure, Group, Prompt, Version
@@ -136,7 +136,7 @@ class RolloutPool:
             raise ValueError(f"version {version}: the pool has no weight source to load from")
         self._current = version
         reports = await asyncio.gather(*(self._refresh(slot) for slot in self._fleet.live))
-        if self._current == version and await self._healthy() is None:
+        if not await self._serves(version):
             raise TimeoutError(f"no replica took version {version}: {self._fleet.why}")
         return tuple(report for report in reports if report is not None)
 
@@ -149,8 +149,11 @@ class RolloutPool:
         def settled() -> bool:
             return all(slot.state is not State.STARTING for slot in self._fleet.members)
 
-        async with asyncio.timeout(self._rollouts.start_seconds), self._fleet.changed:
-            await self._fleet.changed.wait_for(settled)
+        try:
+            async with asyncio.timeout(self._rollouts.start_seconds), self._fleet.changed:
+                await self._fleet.changed.wait_for(settled)
+        except TimeoutError as error:
+            raise TimeoutError(f"not every replica has started: {self._fleet.why}") from error
         asleep = await asyncio.gather(*(self._sleep(slot) for slot in self._fleet.live))
         if not all(asleep):
             raise TimeoutError(f"not every replica went to sleep: {self._fleet.why}")
@@ -198,8 +201,8 @@ class RolloutPool:
             await self._fleet.see_to(self._suspect(slot, reason, excused=alone))
             self._deaths[prompt.group] += slot.state in (State.STARTING, State.DEAD)
             return Failure(prompt.group, -1, reason)
-        except RayActorError as error:
-            self._deaths[prompt.group] += not (error.preempted or slot.state is State.LEAVING)
+        except DIED as error:
+            self._deaths[prompt.group] += not (_taken_away(error) or slot.state is State.LEAVING)
             reason = self._lost(slot, error, f"{name} died", excused=alone)
             return Failure(prompt.group, -1, reason)
         except ObjectLostError as error:  # with its node, after it was there
@@ -276,15 +279,31 @@ class RolloutPool:
         except RayTaskError as error:  # before TimeoutError: the weight store's comes from there
             if slot.state is State.LEAVING:  # its engine was ended meanwhile
                 return False, None
-            if not isinstance(error.cause, EngineBroken):
+            ours = isinstance(error.cause, TimeoutError)  # the weight store's, which all wait for
+            if ours or not isinstance(error.cause, (EngineBroken, OSError)):
                 raise
             self._fleet.died(slot, f"{slot}: {first_line(error)}")
         except TimeoutError:
             reason = f"{slot} did not {what} within {limit:.0f} s"
             self._fleet.died(slot, reason, silent=True)
-        except RayActorError as error:
+        except DIED as error:
             self._lost(slot, error, f"{slot} died when it was to {what}")
         return False, None
+
+    async def _serves(self, version: Version) -> bool:
+        """Whether some replica serves a version, or it was passed by; waits while any may come."""
+
+        def settled() -> bool:
+            return served() or not self._fleet.members
+
+        def served() -> bool:
+            holds = (s.state is State.HEALTHY and s.version == version for s in self._fleet.slots)
+            return self._current != version or any(holds)
+
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._rollouts.start_seconds), self._fleet.changed:
+                await self._fleet.changed.wait_for(settled)
+        return served()
 
     async def _healthy(self, *, idle: bool = False) -> Slot | None:
         """The healthy replica with the fewest prompts (`idle`: none); waits while any may come.
@@ -329,16 +348,21 @@ class RolloutPool:
             told = f"{reason}, and no answer since"
             self._fleet.died(slot, told, excused=excused, silent=True)
             return
-        except RayActorError as error:
+        except DIED as error:
             self._lost(slot, error, f"{reason}, and then it died", excused=excused)
             return
         if slot.state is State.SUSPECT:  # nothing else has become of it
             slot.state = State.STALE  # a newer version may have passed it by
             await self._refresh(slot)
 
-    def _lost(self, slot: Slot, error: RayActorError, what: str, *, excused: bool = False) -> str:
+    def _lost(self, slot: Slot, error: RayError, what: str, *, excused: bool = False) -> str:
         """A replica's process has ended; returns the reason."""
         if slot.state is State.LEAVING:
             return f"{slot} left the pool"
         reason = f"{what}: {first_line(error)}"
-        return self._fleet.died(slot, reason, excused=excused or error.preempted)
+        return self._fleet.died(slot, reason, excused=excused or _taken_away(error))
+
+
+def _taken_away(error: RayError) -> bool:
+    """Whether the node went by notice, with all that was on it."""
+    return isinstance(error, RayActorError) and error.preempted

@@ -3,8 +3,10 @@
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from actors.places import DIED
 
 
 def beside_us() -> NodeAffinitySchedulingStrategy:
@@ -21,7 +23,7 @@ def answer_of(reference: Any, seconds: float, *, who: str, what: str) -> Any:
         return ray.get(reference, timeout=seconds)
     except GetTimeoutError as error:
         raise TimeoutError(f"{who}: no answer to {what!r} within {seconds:.0f} s") from error
-    except RayActorError as error:
+    except DIED as error:
         raise TimeoutError(f"{who}: it died and did not come back ({what})") from error
 
 

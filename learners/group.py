@@ -26,7 +26,13 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import (
+    ActorUnschedulableError,
+    OutOfMemoryError,
+    RayActorError,
+    RayTaskError,
+    RuntimeEnvSetupError,
+)
 from ray.util.placement_group import (
     PlacementGroup,
     placement_group,
@@ -45,6 +51,8 @@ from o3rl.weights import WeightSink
 
 log = logging.getLogger(__name__)
 
+# What Ray raises where an actor's process is no more, or cannot be; only the first one is usual.
+DIED = (RayActorError, OutOfMemoryError, ActorUnschedulableError, RuntimeEnvSetupError)
 GRACE_SECONDS = 5.0
 PID_SECONDS = 30.0
 
@@ -343,7 +351,7 @@ async def _all(calls: Sequence[Any], *, what: str, seconds: float) -> list[Any]:
         task.cancel()
     errors = {rank: task.exception() for rank, task in enumerate(tasks) if task in done}
     for rank, error in errors.items():
-        if isinstance(error, RayActorError):
+        if isinstance(error, DIED):
             raise LearnerLost(f"{what}: rank {rank} died: {error}") from error
     for rank, error in errors.items():
         if error is not None and _of_peer(error):

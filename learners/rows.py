@@ -19,7 +19,8 @@ class Row:
 
     One tensor of log-probabilities a completion: `sampler_G` of the sampler, `old_G` of π_old,
     `reference_G` of the model that KL is measured to. `fresh_G` is the token from which
-    on the current weights sampled: 0 if all of them, the completion's length if none.
+    on the current weights sampled: 0 if all of them, the completion's length if none; `spans_G`
+    how many versions had a part in it, the one included whose cache of the prompt it may have read.
     """
 
     segment: Segment
@@ -28,6 +29,7 @@ class Row:
     old_G: tuple[Tensor, ...] = ()
     reference_G: tuple[Tensor, ...] = ()
     fresh_G: tuple[int, ...] = ()
+    spans_G: tuple[int, ...] = ()
 
     @property
     def sequences(self) -> int:
@@ -61,6 +63,7 @@ def rows_of_group(
             sampler_G=tuple(sampler_G[g] for g in part),
             old_G=tuple(sampler_G[g] for g in part),
             fresh_G=tuple(fresh_G[g] for g in part),
+            spans_G=tuple(len(rollouts[g].spans) for g in part),
         )
         for part in split_segment(segment, limit=limit)
     ]

@@ -335,12 +335,13 @@ class RankWorker:
         """
         sampler_ST = self._gathered(rows_B, "sampler_G")
         fresh_S = torch.tensor([f for row in rows_B for f in row.fresh_G], device=self._device)
+        spans_S = torch.tensor([n for row in rows_B for n in row.spans_G], device=self._device)
         places_T = torch.arange(batch.mask_ST.shape[1], device=self._device)
         fresh_ST = batch.mask_ST & (places_T >= fresh_S[:, None])
         gaps_S = sequence_log_ratio(logprobs_ST, sampler_ST, mask_BT=fresh_ST).abs()
         has_S = fresh_ST.any(1)
-        self._tally.noise += gaps_S[has_S & (fresh_S == 0)].tolist()
-        self._tally.spanning += gaps_S[has_S & (fresh_S > 0)].tolist()
+        self._tally.noise += gaps_S[has_S & (spans_S == 1)].tolist()
+        self._tally.spanning += gaps_S[has_S & (spans_S > 1)].tolist()
 
     def _gathered(self, rows_B: Sequence[Row], name: str) -> Tensor:
         values_S = [value for row in rows_B for value in getattr(row, name)]

@@ -26,7 +26,13 @@ from time import perf_counter
 from typing import Any
 
 import ray
-from ray.exceptions import ObjectLostError, RayActorError
+from ray.exceptions import (
+    ActorUnschedulableError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RuntimeEnvSetupError,
+)
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from o3rl.config import SCORER_CPUS, Rewards
@@ -37,6 +43,8 @@ from rewards.custom import CustomFault, CustomRewardError
 from rewards.row_scorer import RowScorer
 
 ATTEMPTS = 3  # of one completion, each on another process; and of a group's worker to start
+# What Ray raises where an actor's process is no more, or cannot be; only the first one is usual.
+DIED = (RayActorError, OutOfMemoryError, ActorUnschedulableError, RuntimeEnvSetupError)
 START = -1  # the key of a worker's start among attempts, beside those of completions
 
 Outcome = Reward | CustomFault | Failure
@@ -271,5 +279,5 @@ async def _within(
         if late is not None:
             await late()
         return f"{what} took longer than {seconds:g} s"
-    except (RayActorError, ObjectLostError) as error:
+    except (*DIED, ObjectLostError) as error:
         return f"{what}: the scorer process died: {str(error).strip().splitlines()[0]:.300}"

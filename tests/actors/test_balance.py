@@ -5,7 +5,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
-from ray.exceptions import ObjectLostError, RayTaskError
+from ray.exceptions import ObjectLostError, OutOfMemoryError, RayTaskError
 
 from actors import rollout
 from actors.outcome import EngineBroken
@@ -213,6 +213,65 @@ def test_a_death_with_a_prompt_that_kills_is_not_counted_against_its_replica(mon
         return deaths
 
     assert asyncio.run(die()) == [1, 2, 2]
+
+
+def test_one_that_ray_ended_for_memory_is_started_again(monkeypatch):
+    async def die() -> tuple[Any, State, int]:
+        pool = pool_of(State.HEALTHY)
+        [slot] = pool._fleet.slots
+        monkeypatch.setattr(pool._fleet, "_restart", lambda *_, **__: asyncio.sleep(0))
+        [task] = ask(pool, 1)
+        await settle()
+        slot.actor.calls[0].set_exception(OutOfMemoryError("the node runs out of memory"))
+        return await task, slot.state, pool.counts["deaths"]
+
+    result, state, deaths = asyncio.run(die())
+    assert isinstance(result, Failure)
+    assert "the node runs out of memory" in result.reason
+    assert (state, deaths) == (State.STARTING, 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "restarts"),
+    [(OSError("No space left on device"), 1), (TimeoutError("the weight store"), 0)],
+)
+def test_a_disk_of_one_replica_costs_that_one_and_the_store_costs_all(monkeypatch, error, restarts):
+    async def load() -> tuple[int, State]:
+        pool = pool_of(State.HEALTHY, State.HEALTHY)
+        pool._source = object()  # pyright: ignore
+        full, other = pool._fleet.slots
+        monkeypatch.setattr(Actor, "load", property(lambda self: self), raising=False)
+        monkeypatch.setattr(pool._fleet, "_restart", lambda *_, **__: asyncio.sleep(0))
+        task = asyncio.create_task(pool.load(Version(0, 2)))
+        await settle()
+        full.actor.calls[0].set_exception(of_task(error))
+        other.actor.calls[0].set_result("loaded")
+        if not restarts:
+            with pytest.raises(TimeoutError) as raised:
+                await task
+            assert raised.value.cause is error  # pyright: ignore
+        else:
+            assert await task == ("loaded",)
+        return pool.counts["deaths"], other.state
+
+    assert asyncio.run(load()) == (restarts, State.HEALTHY)
+
+
+def test_new_weights_have_arrived_though_their_replica_is_taken(monkeypatch):
+    """By a prompt that is to be alone, which says nothing of the weights."""
+
+    async def load() -> Any:
+        pool = pool_of(State.HEALTHY)
+        pool._source = object()  # pyright: ignore
+        [slot] = pool._fleet.slots
+        slot.taken, slot.running = True, 1
+        monkeypatch.setattr(Actor, "load", property(lambda self: self), raising=False)
+        task = asyncio.create_task(pool.load(Version(0, 2)))
+        await settle()
+        slot.actor.calls[0].set_result("loaded")
+        return await asyncio.wait_for(task, 5)
+
+    assert asyncio.run(load()) == ("loaded",)
 
 
 @pytest.mark.parametrize("states", [(State.DEAD,), ()])

@@ -165,8 +165,18 @@ def test_one_that_leaves_finishes_its_prompts(pool, run):
 def test_a_run_starts_with_those_that_have_room_and_the_others_join_later(
     policies, source, run, pool, monkeypatch
 ):
-    """Two on the one node that `pool` leaves; then on the one that it gives back."""
+    """Two on the one node that `pool` leaves; then on the one that it gives back, at second try."""
     monkeypatch.setattr(fleet, "ROOM_SECONDS", 2.0)
+    monkeypatch.setattr(fleet, "RETRY_SECONDS", 0.5)
+    begin, begun = fleet.Fleet._begin, []
+
+    async def begin_second_time(self, slot):
+        begun.append(slot.index)
+        if begun == [0, 1]:
+            raise TimeoutError("vLLM did not start")
+        await begin(self, slot)
+
+    monkeypatch.setattr(fleet.Fleet, "_begin", begin_second_time)
     two = made(policies, source, replace(QUICK, replicas=2))
 
     async def grow() -> list[Group | Failure]:
@@ -183,6 +193,7 @@ def test_a_run_starts_with_those_that_have_room_and_the_others_join_later(
     try:
         assert versions(run(grow())) == {Version(0, 1)}
         assert two.counts["joined"] == 1
+        assert begun == [0, 1, 1]
     finally:
         run(two.close())
         assert run(pool.scale(2)) == ()

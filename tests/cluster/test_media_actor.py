@@ -54,7 +54,7 @@ def test_what_cannot_be_had_says_why(media):
         media.prepare(row("nowhere.mp4"), training=True)
     with pytest.raises(MediaError, match=r"bad\.mp4"):
         media.prepare(row("bad.mp4"), training=True)
-    with pytest.raises(KeyError, match="no frames are planned under 'unheard'"):
+    with pytest.raises(MediaError, match="unheard: no frames are planned"):
         media.frames("unheard")
 
 
