@@ -3,12 +3,15 @@
     learner ── put, commit ──► store (objects, mirror on disk) ◄── manifest, payload ── replicas
 
 Laws: objects die with their owner, so the store puts them itself; what it acknowledged is on disk,
-and a store that Ray starts again goes on from there; two versions are kept. Payloads cross as
+and a store that Ray starts again goes on from there; two versions are kept. A disk that refuses
+ends no run by itself: that version is in memory only, and lost with the store. Payloads cross as
 arrays, which Ray maps instead of copying.
 """
 
 import json
+import logging
 import os
+import re
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,12 +30,19 @@ from o3rl.weights import Bucket, Manifest, TensorEntry, verify
 KEEP = 2
 MANIFEST = "manifest.json"
 
+log = logging.getLogger(__name__)
+
 
 class Mirror:
-    """Versions as files: `<folder>/<version>/<bucket>.safetensors`, its entries, the manifest."""
+    """Versions as files: `<folder>/<version>/<bucket>.safetensors`, its entries, the manifest.
+
+    What is half deleted does not have a version's name any more.
+    """
 
     def __init__(self, folder: Path):
         self._folder = folder
+        for dropped in folder.glob("*.dropped"):
+            shutil.rmtree(dropped, ignore_errors=True)
 
     def put(self, version: Version, bucket: Bucket, payload: np.ndarray) -> None:
         """Write one bucket; its entries come last, so that a bucket with them is whole."""
@@ -47,18 +57,25 @@ class Mirror:
         _write(self._folder / str(manifest.version) / MANIFEST, text.encode())
 
     def drop(self, version: Version) -> None:
-        """Remove a version."""
-        shutil.rmtree(self._folder / str(version), ignore_errors=True)
+        """Remove a version, if it is there."""
+        folder = self._folder / str(version)
+        dropped = folder.with_name(f"{version}.dropped")
+        shutil.rmtree(dropped, ignore_errors=True)
+        try:
+            folder.rename(dropped)
+        except FileNotFoundError:
+            return
+        shutil.rmtree(dropped, ignore_errors=True)
 
     def versions(self) -> list[Version]:
         """All that are there, complete or not, oldest first."""
         if not self._folder.is_dir():
             return []
-        names = [path.name.split(".") for path in self._folder.iterdir() if path.is_dir()]
-        return sorted(Version(int(incarnation), int(n)) for incarnation, n in names)
+        names = [re.fullmatch(r"(\d+)\.(\d+)", path.name) for path in self._folder.iterdir()]
+        return sorted(Version(int(name[1]), int(name[2])) for name in names if name)
 
     def buckets(self, version: Version) -> list[tuple[Bucket, np.ndarray]]:
-        """Those of a version that were written whole, in order."""
+        """Those of a version that were written whole, in order. Raises OSError, ValueError."""
         found: list[tuple[Bucket, np.ndarray]] = []
         for path in sorted((self._folder / str(version)).glob("[0-9]*.json")):
             bucket = _bucket(json.loads(path.read_text()))
@@ -78,12 +95,20 @@ class StoreActor:
     def __init__(self, folder: str, *, keep: int = KEEP):
         self._shelf: Shelf[ray.ObjectRef] = Shelf(keep)
         self._mirror = Mirror(Path(folder))
+        self._refused: set[Version] = set()  # by the disk
         for version in self._mirror.versions():
-            self._restore(version)
+            try:
+                self._restore(version)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                log.error("weights of version %s cannot be read back: %s", version, error)
 
     def put(self, version: Version, bucket: Bucket, payload: np.ndarray) -> None:
         """Take one bucket, to disk too."""
-        self._mirror.put(version, bucket, payload)
+        if version not in self._refused:
+            try:
+                self._mirror.put(version, bucket, payload)
+            except OSError as error:
+                self._refuse(version, error)
         self._shelf.put(version, bucket, ray.put(payload))
 
     def put_patch(self, version: Version, bucket: Bucket, base: Version, patch: np.ndarray) -> None:
@@ -96,10 +121,13 @@ class StoreActor:
 
     def commit(self, manifest: Manifest) -> None:
         """Make a version readable and forget what is too old."""
-        dropped = self._shelf.commit(manifest)
-        self._mirror.commit(manifest)
-        for version in dropped:
-            self._mirror.drop(version)
+        self._shelf.commit(manifest)
+        if manifest.version not in self._refused:
+            try:
+                self._mirror.commit(manifest)
+            except OSError as error:
+                self._refuse(manifest.version, error)
+        self._drop_old()
 
     def manifest(self, version: Version | None) -> Manifest:
         """Of `version` or the newest."""
@@ -118,14 +146,30 @@ class StoreActor:
         return os.getpid()
 
     def _restore(self, version: Version) -> None:
+        """As it was: committed, or on its way. Raises OSError, ValueError where files are not."""
         buckets = self._mirror.buckets(version)
+        noted = self._mirror.committed(version)
+        if noted is not None and len(buckets) != noted["buckets"]:
+            raise ValueError(f"{len(buckets)} of its {noted['buckets']} buckets are there")
         for bucket, payload in buckets:
             self._shelf.put(version, bucket, ray.put(payload))
-        noted = self._mirror.committed(version)
         if noted is not None:
             manifest = Manifest(version, tuple(bucket for bucket, _ in buckets), noted["base"])
-            for old in self._shelf.commit(manifest):
-                self._mirror.drop(old)
+            self._shelf.commit(manifest)
+            self._drop_old()
+
+    def _drop_old(self) -> None:
+        """Of what is on disk, all that is neither held nor on its way."""
+        held = self._shelf.versions
+        for version in self._mirror.versions():
+            if version < held[-1] and version not in held:
+                self._mirror.drop(version)
+        self._refused = {version for version in self._refused if version >= held[0]}
+
+    def _refuse(self, version: Version, error: OSError) -> None:
+        log.error("weights of version %s are in memory only, the disk refuses: %s", version, error)
+        self._refused.add(version)
+        self._mirror.drop(version)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from o3rl.files import write_text
+from o3rl.files import put_aside, replace_folder, write_text
 
 if TYPE_CHECKING:  # commands look for a checkpoint before they import what takes time
     from o3rl.ledger import Ledger
@@ -129,6 +129,7 @@ class Checkpoints:
         self._keep = keep
         self._tracker = tracker
         self._fence = fence
+        self._taken: Checkpoint | None = None  # the last one, by this start of the stage
 
     def due(self, step: int) -> bool:
         """Whether one is to be taken after `step`."""
@@ -146,11 +147,13 @@ class Checkpoints:
             logger.error("%s; the run goes on without it", error)
 
     async def save(self, step: int, state: Mapping[str, Any], *, ledger: "Ledger") -> Checkpoint:
-        """Take the one of `step`; it replaces an older one of that step.
+        """Take the one of `step`, if this start has not; it replaces one of an earlier start.
 
         Ledger and state are of this moment: prompts go on being admitted while the learner saves.
         Raises Unsaved where the disk refuses; what the learner raises comes through.
         """
+        if self._taken is not None and self._taken.step == step:
+            return self._taken
         final = self._folder / f"step-{step:06d}"
         aside = final.with_suffix(".writing")
         try:
@@ -164,7 +167,7 @@ class Checkpoints:
         except OSError as error:
             await asyncio.to_thread(shutil.rmtree, aside, ignore_errors=True)
             raise Unsaved(f"checkpoint {final} could not be written: {error}") from error
-        taken = Checkpoint(final)
+        self._taken = taken = Checkpoint(final)
         try:  # it is there, whatever becomes of the rest
             await asyncio.to_thread(self._thin_out, taken)
             self._tracker.table([taken.described()], "checkpoints")
@@ -176,14 +179,12 @@ class Checkpoints:
         self._fence()
         write_text(aside / DIGESTS, json.dumps(_digests(aside), indent=1))
         self._fence()
-        if final.exists():
-            _discard(final)
-        aside.rename(final)
+        replace_folder(final, aside)
 
     def _thin_out(self, taken: Checkpoint) -> None:
         for old in _whole(self._folder)[: -self._keep]:
             if old.path != taken.path:
-                _discard(old.path)
+                shutil.rmtree(put_aside(old.path))
 
 
 def start_from(folder: Path, *, resume: bool) -> Checkpoint | None:
@@ -269,14 +270,6 @@ def _digests(folder: Path) -> dict[str, str]:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "blake2b").hexdigest()
-
-
-def _discard(path: Path) -> None:
-    """Delete a checkpoint; what is half deleted does not have its name any more."""
-    dropped = path.with_suffix(".dropped")
-    shutil.rmtree(dropped, ignore_errors=True)
-    path.rename(dropped)
-    shutil.rmtree(dropped)
 
 
 def _whole(folder: Path) -> list[Checkpoint]:

@@ -39,6 +39,20 @@ def test_the_mirror_gives_back_what_was_written_whole(tmp_path):
     assert mirror.versions() == [V3]
 
 
+def test_what_is_half_deleted_is_no_version(tmp_path, monkeypatch):
+    mirror = Mirror(tmp_path / "weights")
+    bucket, payload = pack(0, list(weights(1).values()))
+    mirror.put(V1, bucket, np.frombuffer(payload, dtype=np.uint8))
+    monkeypatch.setattr("cluster.store.shutil.rmtree", lambda *_, **__: None)  # killed in it
+    mirror.drop(V1)
+    monkeypatch.undo()
+    assert mirror.versions() == []
+    assert [path.name for path in (tmp_path / "weights").iterdir()] == ["0.1.dropped"]
+    assert Mirror(tmp_path / "weights").versions() == []
+    assert list((tmp_path / "weights").iterdir()) == []
+    mirror.drop(V1)  # one that is not there
+
+
 @pytest.fixture(scope="module")
 def cluster():
     import ray
@@ -125,6 +139,44 @@ def test_a_killed_store_goes_on_from_its_mirror(cluster, store):
     store.commit(Manifest(V2, (bucket,)))
     assert verify(bucket, store.payload(V2, 0))
     assert cluster.get(store.actor.pid.remote(), timeout=60) != pid
+
+
+@pytest.mark.e2e
+def test_what_cannot_be_read_back_hinders_no_start_and_goes_with_the_next_version(
+    cluster, tmp_path
+):
+    """A version without its file, one that was never committed, and one that is whole."""
+    assert cluster.is_initialized()
+    folder = tmp_path / "weights"
+    first = start_store(folder, seconds=60)
+    for fill, version in enumerate((V1, V2)):
+        publish(weights(fill), first, version=version, limit=700)
+    bucket, payload = pack(0, list(weights(9).values()))
+    first.put(V3, bucket, payload)
+    first.close()
+    (folder / str(V1) / "00000.safetensors").unlink()
+    second = start_store(folder, seconds=60)
+    try:
+        assert second.manifest().version == V2
+        with pytest.raises(LookupError, match=r"0\.1 are not held"):
+            second.manifest(V1)
+        assert Mirror(folder).versions() == [V2, V3]
+        newest = Version(2, 4)
+        publish(weights(4), second, version=newest, limit=700)
+        assert Mirror(folder).versions() == [V2, newest]
+    finally:
+        second.close()
+
+
+@pytest.mark.e2e
+def test_a_disk_that_refuses_leaves_the_version_in_memory(store, tmp_path):
+    publish(weights(1), store, version=V1, limit=700)
+    (tmp_path / "weights" / str(V2)).write_text("a file where a folder is to be")
+    publish(weights(2), store, version=V2, limit=700)
+    assert verify(store.manifest().buckets[0], store.payload(V2, 0))
+    publish(weights(3), store, version=V3, limit=700)
+    assert store.manifest().version == V3
+    assert Mirror(tmp_path / "weights").versions() == [V3], "the first one made room"
 
 
 @pytest.mark.e2e

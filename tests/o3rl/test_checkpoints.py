@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+from pathlib import Path
 
 import pytest
 from made import ListTracker, prompt
@@ -80,6 +81,31 @@ def test_one_that_was_never_finished_counts_for_nothing_and_is_written_anew(tmp_
         )
     )
     assert len(Ledger.read(saved.ledger).entries()) == 1
+
+
+def test_this_starts_own_one_stands_and_one_of_an_earlier_start_is_replaced(tmp_path, monkeypatch):
+    save(tmp_path, 5)
+    kept = Checkpoints(tmp_path, Store(), every=5, keep=2, tracker=ListTracker())
+
+    def killed(self, target):
+        if self.name.endswith(".dropped") or target.name == "step-000005":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    rename = Path.rename
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(kept.save(5, {"place": "new"}, ledger=Ledger()))
+    monkeypatch.undo()
+    folder = tmp_path / "checkpoints"
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"step-000005.dropped", "step-000005.writing"}, "both are still there"
+
+    saved = asyncio.run(kept.save(5, {"place": "new"}, ledger=Ledger()))
+    assert saved.state() == {"place": "new"}
+    asyncio.run(kept.save(5, {"place": "newer"}, ledger=Ledger()))  # a stop after a due step
+    assert saved.state() == {"place": "new"}
+    assert [path.name for path in folder.iterdir()] == ["step-000005"]
 
 
 def test_a_full_disk_leaves_the_one_before_and_ends_no_run(tmp_path, caplog):
