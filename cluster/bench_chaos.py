@@ -96,7 +96,8 @@ def _table(trials: list[Trial]) -> Table:
     )
     columns = ("struck", "trials", "at a checkpoint", "at a publication", "median", "longest")
     for column in (*columns, "driver started again"):
-        table.add_column(column, justify="left" if column == "struck" else "right")
+        named = column == "struck"
+        table.add_column(column, justify="left" if named else "right", no_wrap=named)
     for kind in (kind for kind in KINDS if kind in by_kind):
         found = by_kind[kind]
         seconds = [trial.seconds for trial in found]

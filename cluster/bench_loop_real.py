@@ -1,11 +1,11 @@
 """`o3rl bench loop --real`: rollouts and learning of the tiny model, apart and at the same time.
 
-One engine has a core of its own; one learner rank has the other, with the controller and all else
-that is small. The loop runs with versions one apart: a step ought to take as long as the longer
-half. The halves are measured before: the same loop, whose learner takes no time; and the learner
-alone, on batches that came of it. Both have their part of handing the weights over. The engine runs
-half of a batch at once: with more it would sample two batches together, and the learner wait for
-the end of both.
+The engine is pinned to one core and the learner's rank to the other; controller, scorer, media and
+Ray go where there is room. The loop runs with versions one apart: a step ought to take as long as
+the longer half. The halves are measured before: the same loop, whose learner takes no time; and the
+learner alone, on batches that came of it. Both have their part of handing the weights over. The
+engine runs half of a batch at once: with more it would sample two batches together, and the learner
+wait for the end of both.
 """
 
 import asyncio
@@ -46,12 +46,8 @@ def real(*, groups: int, steps: int) -> Overlap:
         raise ValueError(f"this process may run on {len(cores)} core; --real needs two")
     with tempfile.TemporaryDirectory(prefix="o3rl-") as folder:
         run = _prepared(Path(folder), groups=groups)
-        bind(os.getpid(), cores[1])
-        try:
-            with ray_session(run.cluster):
-                return asyncio.run(_measured(run, Path(folder), steps=steps, core=cores[0]))
-        finally:
-            os.sched_setaffinity(0, cores)
+        with ray_session(run.cluster):
+            return asyncio.run(_measured(run, Path(folder), steps=steps, cores=cores))
 
 
 def _prepared(folder: Path, *, groups: int) -> config.Run:
@@ -77,7 +73,7 @@ def _prepared(folder: Path, *, groups: int) -> config.Run:
     return of_model(run, model_path(run.sft.start))
 
 
-async def _measured(run: config.Run, folder: Path, *, steps: int, core: int) -> Overlap:
+async def _measured(run: config.Run, folder: Path, *, steps: int, cores: Sequence[int]) -> Overlap:
     steps += WARM_STEPS + LAST_STEPS
     async with services(run, folder / "run") as start:
         media, store = start.media(), start.store()
@@ -87,7 +83,9 @@ async def _measured(run: config.Run, folder: Path, *, steps: int, core: int) -> 
         await asyncio.gather(pool.start(), group.start())
         for place in pool.places:
             assert place is not None
-            bind(place.pid, core)
+            bind(place.pid, cores[0])
+        for pid in await group.pids():
+            bind(pid, cores[1])
         sampler, learner, scorers = Sampling(pool), Learning(group), start.scorers()
         rows = read_rows(folder / "rows")
 
