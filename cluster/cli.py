@@ -55,10 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         module, name = options.handler.split(":")
         return getattr(import_module(module), name)(options)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:  # a file, a server, a limit of time
         if options.verbose:
             raise
-        sys.stderr.write(f"o3rl {options.command}: {error}\n")
+        sys.stderr.write(f"o3rl {options.command}: {str(error) or repr(error)}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write(f"o3rl {options.command}: interrupted\n")

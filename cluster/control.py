@@ -95,7 +95,7 @@ class Control:
     def __init__(self, run: str, folder: str, *, clock: Callable[[], float] = monotonic):
         self.attempt = 0  # until the run's folder is ours
         self.steps = 0  # until the data have been read
-        self._stopped = False
+        self.stopping = False  # on request
         self._run, self._folder = run, folder
         self._clock = clock
         self._phase = Phase.STARTING
@@ -111,7 +111,7 @@ class Control:
         """All services are up, and training begins."""
         self._parts = parts
         self._stamps.append((self._clock(), 0.0))
-        if self._stopped:
+        if self.stopping:
             parts.loop.stop()
         else:
             self._phase = Phase.TRAINING if self._going.is_set() else Phase.PAUSED
@@ -196,7 +196,7 @@ class Control:
         """Finish the running step, write a checkpoint, end. Raises ValueError if it ends anyway."""
         if self._phase in (Phase.WRITING, Phase.ENDED):
             raise ValueError(f"run {self._run} is {self._phase}")
-        self._stopped = True
+        self.stopping = True
         self._phase = Phase.STOPPING
         if self._parts is not None:
             self._parts.loop.stop()

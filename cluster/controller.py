@@ -57,12 +57,13 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What the supervisor sees at once: the status, and the log from a place on."""
+    """What the supervisor sees at once: the status, the log from a place on, whether to stop."""
 
     status: Status
     lines: tuple[Line, ...]
     next: int  # place of the line after those
     pid: int  # of the controller
+    stopping: bool  # on request
 
 
 class Controller:
@@ -94,7 +95,7 @@ class Controller:
     async def look(self, place: int) -> Look:
         """The status, and the log from `place` on."""
         lines, after = self._log.since(place)
-        return Look(self._control.status(), lines, after, os.getpid())
+        return Look(self._control.status(), lines, after, os.getpid(), self._control.stopping)
 
     async def status(self) -> Status:
         """See `Control.status`."""

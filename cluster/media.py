@@ -24,14 +24,15 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import ObjectLostError, RayActorError
+from ray.exceptions import ObjectLostError
 
+from actors.places import DIED
 from cluster.calls import answer_of, beside_us
 from o3rl.config import Frames
-from o3rl.decode import START_SECONDS, MediaLost
+from o3rl.decode import START_SECONDS, MediaError, MediaLost
 from o3rl.flow import FramePlan, Row
 from o3rl.frame_cache import FrameCache, Kept
-from o3rl.journal import drop_torn_line
+from o3rl.journal import append_lines, drop_torn_line
 from o3rl.media import MediaReader, Planned
 
 log = logging.getLogger(__name__)
@@ -59,18 +60,20 @@ class MediaActor:
         planned = await self._cache.in_turn(self._reader.plan, row, training=training)
         if planned.key not in self._planned:
             self._planned[planned.key] = planned
-            with self._journal.open("a") as file:
-                file.write(json.dumps(asdict(planned)) + "\n")
+            try:
+                append_lines(self._journal, [json.dumps(asdict(planned))])
+            except OSError as error:  # missed only where this actor starts again
+                log.error("the plan of %s is in memory only: %s", planned.key, error)
         return planned.plan, planned.key
 
     async def frames(self, key: str) -> list[ray.ObjectRef]:
         """Where the frames of a key lie; in a list, so that Ray hands on the reference.
 
-        Raises MediaError, and KeyError for a key that was never prepared.
+        Raises MediaError, also for a key that was never prepared.
         """
         planned = self._planned.get(key)
         if planned is None:
-            raise KeyError(f"no frames are planned under {key!r}; prepare its row")
+            raise MediaError(key, "no frames are planned under this key")
         return [await self._cache.get(key, lambda: self._put(planned))]
 
     async def turns(self) -> int:
@@ -152,7 +155,7 @@ class Media:
             deadline = time.monotonic() + seconds
         try:
             return ray.get(reference)
-        except RayActorError as error:
+        except DIED as error:
             raise MediaLost(f"media: it died and did not come back ({what})") from error
 
     def _until(self, deadline: float) -> float:

@@ -42,14 +42,14 @@ log = logging.getLogger(__name__)
 
 def submit(options: argparse.Namespace) -> int:
     """Pack, submit the next attempt of the run, and with --wait follow it to its end."""
-    config = load(find(options.config), options.overrides)
+    config = load(find(options.config), [*options.overrides, "cluster.address=auto"])
     from cluster.jobs import connect
     from cluster.shipment import pack, travelling
 
     config = travelling(config)
     jobs = connect(options.address)
     number = jobs.next(config)
-    config = _with_mlflow_run(config, jobs)
+    config = _with_mlflow_run(config, jobs, first=number == 1 and not options.resume)
     with tempfile.TemporaryDirectory(prefix="o3rl-") as folder:
         pack(config, Path(folder))
         further = ["--again"] if number > 1 else ["--resume"] if options.resume else []
@@ -90,7 +90,8 @@ def logs(options: argparse.Namespace) -> int:
 def status(options: argparse.Namespace) -> int:
     """What a run tells of itself; without RUN, every one that runs."""
     if by_http(options.address):
-        return _over_there(options, "status", [options.run] if options.run else [])
+        json_ = ["--json"] if options.json else []
+        return _over_there(options, "status", [*json_, *([options.run] if options.run else [])])
     with _on(options.address) as cluster:
         runs = [options.run] if options.run else cluster.runs()
         found = [cluster.ask(run, "status") for run in runs]
@@ -185,8 +186,9 @@ class Cluster:
         Raises ValueError where it refuses, does not run or ends meanwhile, TimeoutError naming it.
         """
         import ray
-        from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+        from ray.exceptions import GetTimeoutError, RayTaskError
 
+        from actors.places import DIED
         from cluster.controller import NAMESPACE, PREFIX
 
         try:
@@ -199,7 +201,7 @@ class Cluster:
             raise TimeoutError(
                 f"the controller of run {run} has not answered {method!r} within {seconds:.0f} s"
             ) from error
-        except RayActorError as error:
+        except DIED as error:
             raise ValueError(f"run {run} ended before it answered {method!r}") from error
         except RayTaskError as error:
             if isinstance(error.cause, ValueError):
@@ -225,13 +227,11 @@ def _on(address: str) -> Iterator[Cluster]:
     """Join the Ray cluster. ValueError if there is none."""
     import ray
 
-    from cluster.jobs import no_cluster, pointed_at
+    from cluster.jobs import pointed_at
+    from cluster.session import join_ray
 
     with pointed_at(address) as where:
-        try:
-            ray.init(address=where, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise no_cluster(where, error) from error
+        join_ray(where, logging.ERROR)
     try:
         yield Cluster(address)
     finally:
@@ -244,14 +244,20 @@ def _over_there(options: argparse.Namespace, command: str, arguments: list[str])
     jobs = connect(options.address)
     run = options.run or next((each.run for each in jobs.attempts() if not each.ended), "")
     if not run:
-        sys.stdout.write("nothing runs here\n")
-        return 0
+        raise ValueError("no submitted run is running; others are asked for on the cluster itself")
     last = jobs.last(run)
     if last.ended:
         raise ValueError(f"run {run} has ended: {last.id} {last.status.lower()}")
     code, said = jobs.ask(run, [command, *arguments])
-    sys.stdout.write(said)
+    sys.stdout.write(_document(said) if code == 0 and "--json" in arguments else said)
     return code
+
+
+def _document(said: str) -> str:
+    """The JSON in what a job has said: Ray's own lines are before it."""
+    lines = said.splitlines()
+    first = next((n for n, line in enumerate(lines) if line in ("[", "[]")), 0)
+    return "\n".join(lines[first:]) + "\n"
 
 
 def _follow(jobs: "Jobs", attempt: "Attempt") -> int:
@@ -273,16 +279,17 @@ def _follow(jobs: "Jobs", attempt: "Attempt") -> int:
     return 0 if last.status == "SUCCEEDED" else 1
 
 
-def _with_mlflow_run(config: Run, jobs: "Jobs") -> Run:
+def _with_mlflow_run(config: Run, jobs: "Jobs", *, first: bool) -> Run:
     """The run with the MLflow run that its attempts share, so that the job's metadata name it.
 
-    That of the last attempt, or a new one; without a server that answers here, the job makes it.
+    That of the last attempt, or where this is the `first` a new one; without a server that answers
+    here, the job makes it.
     """
     from cluster.tracked import begin
 
     earlier = [each.mlflow_run for each in jobs.attempts(config.name) if each.mlflow_run]
     run_id = config.tracking.run_id or (earlier[-1] if earlier else "")
-    if not run_id and config.tracking.uri.startswith(("http://", "https://")):
+    if first and not run_id and config.tracking.uri.startswith(("http://", "https://")):
         run_id = begin(config, stage="rl")
     return replace(config, tracking=replace(config.tracking, run_id=run_id))
 

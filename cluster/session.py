@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import ray
 
+from cluster.jobs import no_cluster
 from o3rl.config import Cluster
 
 START_ATTEMPTS = 3
@@ -29,9 +30,7 @@ class Session:
 
     def _begin(self) -> None:
         if self._cluster.address:
-            ray.init(
-                address=self._cluster.address, log_to_driver=False, logging_level=logging.WARNING
-            )
+            join_ray(self._cluster.address, logging.WARNING)
         else:
             _start_here(self._cluster)
 
@@ -49,6 +48,14 @@ def ray_session(cluster: Cluster) -> Iterator[Session]:
         yield session
     finally:
         ray.shutdown()
+
+
+def join_ray(address: str, level: int) -> None:
+    """Join the cluster at `address`; Ray speaks from `level` on. ValueError if there is none."""
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=level)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise no_cluster(address, error) from error
 
 
 def _start_here(cluster: Cluster) -> None:

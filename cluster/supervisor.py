@@ -7,9 +7,9 @@
 | an interrupt | the services to end      | `INTERRUPT_SECONDS`          | it is killed      |
 
 Laws: a lost controller goes on from the last checkpoint, at most `cluster.controller_restarts`
-times without a new one; each start is a Ray job of its own, so that Ray ends all that the one
-before has left; a run that another attempt has taken over is not taken back. Errors of the data
-and the configuration reach the user as the one line that they are.
+times without a new one, unless it was to stop; each start is a Ray job of its own, so that Ray ends
+all that the one before has left; a run that another attempt has taken over is not taken back.
+Errors of the data and the configuration reach the user as the one line that they are.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from cluster.configs import load_named
-from cluster.control import Phase, RunLost
+from cluster.control import RunLost
 from cluster.progress import Show, bar
 from cluster.train import Trained
 from o3rl.checkpoints import Checkpoint, last_of, start_from
@@ -91,11 +91,14 @@ async def supervise(
     owner, after = uuid4().hex, last.attempt if last else 0
     losses = Losses()
     while True:
-        controller = start_controller(config, level=log.getEffectiveLevel())
+        eye = _Eye(start_controller(config, level=log.getEffectiveLevel()))
         try:
-            return await _trained(_Eye(controller), config, Start(resume, owner, after, record))
+            return await _trained(eye, config, Start(resume, owner, after, record))
         except RunLost as error:
             checkpoint = last_of(folder)
+            if eye.stopping:
+                found = f"checkpoint {checkpoint.path}" if checkpoint else "no checkpoint"
+                raise RuntimeError(f"{error}; it was to stop, and there is {found}") from error
             lost = losses.add(checkpoint)
             if lost > config.cluster.controller_restarts:
                 raise RuntimeError(
@@ -156,8 +159,8 @@ async def _watch(eye: "_Eye", ending: asyncio.Future[Trained], config: Run) -> N
         while not ending.done():
             _show(show, status)
             await asyncio.wait([ending], timeout=POLL_SECONDS)
-            starting = status.phase == Phase.STARTING  # imports, and hashing data, hold it up
-            seconds = cluster.start_seconds if starting else cluster.controller_seconds
+            # Imports, and hashing data, hold it up before it has its parts.
+            seconds = cluster.controller_seconds if status.loop else cluster.start_seconds
             status = await eye.look(seconds)
         _show(show, status)
 
@@ -167,14 +170,13 @@ class _Eye:
 
     def __init__(self, controller: Any):
         self.controller = controller
+        self.stopping = False  # on request
         self._place = 0
         self._pid: int | None = None
 
     async def look(self, seconds: float) -> "Status":
         """Its status. Raises RunLost if it is dead or says nothing within `seconds`."""
-        from ray.exceptions import RayActorError
-
-        from actors.places import of
+        from actors.places import DIED, of
         from cluster.calls import in_a_line
 
         began = time.monotonic()
@@ -189,9 +191,10 @@ class _Eye:
                 stacks = await asyncio.to_thread(stacks_of, self._pid)
                 log.warning("the controller says nothing; it is here:\n%s", stacks)
             raise RunLost(f"the controller has not answered for {seconds:.0f} s") from error
-        except RayActorError as error:
+        except DIED as error:
             raise RunLost(f"the controller died: {in_a_line(error)}") from error
         self._place, self._pid = found.next, found.pid
+        self.stopping = found.stopping
         for line in found.lines:
             logging.getLogger(line.logger).log(line.level, line.text)
         return found.status
@@ -199,19 +202,20 @@ class _Eye:
 
 async def _result(ending: asyncio.Future[Trained]) -> Trained:
     """What the run gave. Raises RunLost where another start may help, and what it raised."""
-    from ray.exceptions import RayActorError, RayTaskError
+    from ray.exceptions import RayTaskError
 
+    from actors.places import DIED
     from cluster.calls import in_a_line
 
     try:
         return await ending
-    except RayActorError as error:
+    except DIED as error:
         raise RunLost(f"the controller died: {in_a_line(error)}") from error
     except RayTaskError as error:
         cause: BaseException = error
         while isinstance(cause, RayTaskError):
             cause = cause.cause
-        if isinstance(cause, (RunLost, ValueError, FileNotFoundError)):
+        if isinstance(cause, (RunLost, ValueError, OSError)):
             raise cause from error
         raise
 

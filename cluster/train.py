@@ -175,7 +175,8 @@ async def _start(
         await pool.start()
         await group.start()
     else:
-        await together([pool.start(), group.start()])
+        # The learner asks for room first: of the replicas a part may join later.
+        await together([group.start(), pool.start()])
     ledger = Ledger()
     if checkpoint is not None:
         ledger = Ledger.read(checkpoint.ledger)

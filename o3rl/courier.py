@@ -28,6 +28,7 @@ from o3rl.journal import Journal, Line
 log = logging.getLogger(__name__)
 
 LINES_PER_TRIP = 200
+SLOWEST = 10e6  # bytes a second; files that take longer at a run's end are given up
 
 
 class Refused(Exception):
@@ -179,12 +180,18 @@ class Courier:
         self._wake.set()
 
     def close(self, status: str, *, seconds: float) -> None:
-        """Deliver what is left for at most `seconds`, end the run, and say what did not arrive."""
+        """Deliver what is left, end the run, and say what did not arrive.
+
+        A store that is away is waited for at most `seconds`; files that are on their way, as long
+        as they take at `SLOWEST`.
+        """
         self._status = status
         self._deadline = time.monotonic() + seconds
         self._closing.set()
         self._wake.set()
-        self._thread.join(seconds)
+        with self._lock:
+            size = sum(_size(item.path) for item in self._queue if isinstance(item, Artifact))
+        self._thread.join(seconds + size / SLOWEST)
         missing = self._missing()
         if missing:
             log.warning("%s did not get %s; the run's folder has it all", self._name, missing)
@@ -304,6 +311,12 @@ class Courier:
         items = len(self._queue) + self._lost
         parts = [f"{lines} metric lines"] * (lines > 0) + [f"{items} other items"] * (items > 0)
         return " and ".join(parts)
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of all below a folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _first_line(error: Exception) -> str:

@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from o3rl.admission import Media
@@ -18,6 +18,8 @@ from o3rl.stream import Scorers
 from o3rl.together import together
 
 logger = logging.getLogger(__name__)
+
+ATTEMPTS = 3  # of a row that an infrastructure fault took
 
 
 class Answerer(Protocol):
@@ -91,9 +93,7 @@ class Evaluator:
             return Answered(row, None, (), prepared.reason)
         plan, key = prepared
         prompt = Prompt(number, row, plan, key, progress=1.0)
-        group = await self.answerer.answer(
-            prompt, samples=decoding.samples, temperature=decoding.temperature
-        )
+        group = await self._answer(prompt, decoding)
         if isinstance(group, Failure):
             return Answered(row, None, (), group.reason)
         rewards = await self.scorers.score(group)
@@ -101,6 +101,20 @@ class Evaluator:
         if failed:
             return Answered(row, None, (), failed[0].reason)
         return Answered(row, group, tuple(r for r in rewards if isinstance(r, Reward)))
+
+    async def _answer(self, prompt: Prompt, decoding: Decoding) -> Group | Failure:
+        """Tried again where an infrastructure fault took it: models are compared on equal rows."""
+        group: Group | Failure = Failure(prompt.group, -1, "it was not asked")
+        for attempt in range(ATTEMPTS):
+            group = await self.answerer.answer(
+                replace(prompt, attempt=attempt),
+                samples=decoding.samples,
+                temperature=decoding.temperature,
+            )
+            if isinstance(group, Group) or group.final:
+                break
+            logger.info("row %s, attempt %d: %s", prompt.row.id, attempt, group.reason)
+        return group
 
 
 def spread(rows: Sequence[Row], count: int) -> list[Row]:

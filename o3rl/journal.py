@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -107,6 +107,16 @@ def read_series(path: Path) -> dict[str, list[tuple[int, float]]]:
             for name, value in line.metrics.items():
                 series.setdefault(name, {})[line.step] = value
     return {name: sorted(points.items()) for name, points in series.items()}
+
+
+def append_lines(path: Path, lines: Iterable[str]) -> None:
+    """Append lines, or what is whole of them where the disk refuses, which raises OSError."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines)
+    except OSError:
+        drop_torn_line(path)
+        raise
 
 
 def drop_torn_line(path: Path) -> None:

@@ -111,7 +111,6 @@ class Loop:
             while self.step < steps and not self._stopping:
                 self._sample_on(steps)
                 await self._train_one(steps)
-            await self._loaded({}, whole=True)
         finally:
             await self._stream.close()
             for load in self._loads:

@@ -7,6 +7,7 @@ taken last. Each acts every so many steps, by its own setting.
 import asyncio
 import json
 import logging
+import shutil
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from o3rl.checkpoints import Checkpoint, Checkpoints, Store
 from o3rl.decode import MediaError
 from o3rl.evaluation import GREEDY, Answered, Evaluator
 from o3rl.evidence import Entry
-from o3rl.files import write_text
+from o3rl.files import replace_folder, write_text
 from o3rl.flow import Row, ScoredGroup, Version
 from o3rl.gauges import evidence_metrics, rollout_table_rows
 from o3rl.ledger import Ledger
@@ -81,15 +82,20 @@ class Validation:
         metrics |= {f"validation/{n}": found[n] for n in VALIDATED if found[n] is not None}
         total = metrics.get("validation/total")
         if total is not None and total > self._best_total():
-            try:
-                await self._keep(step, version, total)
-            except OSError as error:  # a full disk costs the best model, not the run
-                logger.error("the best model is not in %s: %s", self._best, error)
+            await self._keep(step, version, total)
 
     async def _keep(self, step: int, version: Version, total: float) -> None:
-        await self._learner.export(self._best)
+        """A full disk costs the new best model, not the old one, nor the run."""
+        aside = self._best.with_suffix(".writing")
         found = {"step": step, "version": str(version), "total": total}
-        write_text(self._best / "validation.json", json.dumps(found))
+        try:
+            await asyncio.to_thread(shutil.rmtree, aside, ignore_errors=True)
+            await self._learner.export(aside)
+            write_text(aside / "validation.json", json.dumps(found))
+            await asyncio.to_thread(replace_folder, self._best, aside)
+        except OSError as error:
+            logger.error("the best model is not in %s: %s", self._best, error)
+            await asyncio.to_thread(shutil.rmtree, aside, ignore_errors=True)
 
     def _best_total(self) -> float:
         path = self._best / "validation.json"
@@ -125,9 +131,17 @@ class Tracking:
         self._tracker.log(metrics | evidence_metrics(groups, weights=self._weights), step=step)
         if not self._rollouts or (step % self._every and step != 1):
             return
+        try:
+            await self._show(step, version, groups)
+        except OSError as error:  # what is shown is no reason to end a run
+            logger.error("step %d is not shown: %s", step, error)
+
+    async def _show(self, step: int, version: Version, groups: Sequence[ScoredGroup]) -> None:
         self._tracker.table(rollout_table_rows(groups, step=step, limit=self._rollouts), "rollouts")
         shown = [group for group in groups if group.rewards_G][: self._rollouts]
         entries = [entry for group in shown if (entry := await self._entry(group))]
+        if not entries:
+            return
         path = self._pages / f"step-{step:05d}.html"
         title = f"Rollouts of step {step}, by version {version.incarnation}.{version.n - 1}"
         await asyncio.to_thread(write_page, path, title, entries, convention=self._convention)

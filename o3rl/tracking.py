@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from o3rl.courier import Artifact, Courier, Params, Refused, Store, Table
 from o3rl.files import write_text
-from o3rl.journal import Journal, Line, drop_torn_line
+from o3rl.journal import Journal, Line, append_lines, drop_torn_line
 
 MARK = "tracking.json"
 METRICS = "metrics.jsonl"
@@ -130,12 +130,11 @@ class MlflowTracker:
         """Append to tables/NAME.jsonl."""
         path = self.folder / "tables" / f"{name}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, default=str) + "\n" for row in rows)
+        append_lines(path, (json.dumps(row, default=str) for row in rows))
         self._courier.send(Table(path, name))
 
     def close(self, status: str = "FINISHED") -> None:
-        """Deliver the rest within `close_seconds`, end the MLflow run, log what is missing."""
+        """Deliver the rest, end the MLflow run, log what is missing; see `Courier.close`."""
         self._courier.close(status, seconds=self._close_seconds)
         self._journal.close()
 

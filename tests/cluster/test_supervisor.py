@@ -8,10 +8,11 @@ from types import SimpleNamespace
 import pytest
 
 from cluster import supervisor
-from cluster.control import Control, RunLost
+from cluster.control import Control, Phase, RunLost
 from cluster.controller import Look
-from cluster.supervisor import Losses, _Eye
+from cluster.supervisor import Losses, _Eye, supervise
 from o3rl.checkpoints import Checkpoint
+from o3rl.config import Cluster, Run
 
 
 def test_losses_are_counted_since_the_last_new_checkpoint(tmp_path):
@@ -38,7 +39,10 @@ class Controller:
     def future(self) -> Future[Look]:
         answer: Future[Look] = Future()
         if self.calls == 2:
-            answer.set_result(Look(Control("run", "folder").status(), (), 0, 2**22 + 1))
+            control = Control("run", "folder")
+            control.stop()
+            control.enter(Phase.WRITING)
+            answer.set_result(Look(control.status(), (), 0, 2**22 + 1, control.stopping))
         return answer
 
 
@@ -54,4 +58,27 @@ def test_one_that_was_stopped_itself_asks_again_before_it_blames(monkeypatch, pa
             asyncio.run(eye.look(0.1))
     else:
         assert asyncio.run(eye.look(0.1)).steps == 0
+        assert eye.stopping, "also where nobody looked before it wrote"
     assert controller.calls == calls
+
+
+@pytest.mark.parametrize(("stopping", "starts"), [(False, 3), (True, 1)])
+def test_a_run_that_was_to_stop_is_not_started_again(tmp_path, monkeypatch, stopping, starts):
+    begun = []
+
+    def start(*_, **__) -> object:
+        begun.append(None)
+        return object()
+
+    async def lost(eye: _Eye, *_) -> None:
+        eye.stopping = stopping
+        raise RunLost("the learner was lost")
+
+    monkeypatch.setattr("cluster.controller.start_controller", start)
+    monkeypatch.setattr(supervisor, "_trained", lost)
+    session = SimpleNamespace(renew=lambda: None)
+    config = Run(folder=str(tmp_path), cluster=Cluster(controller_restarts=2))
+    said = "it was to stop, and there is no checkpoint" if stopping else "that was 3 times"
+    with pytest.raises(RuntimeError, match=f"the learner was lost; {said}"):
+        asyncio.run(supervise(config, session))  # pyright: ignore
+    assert len(begun) == starts

@@ -83,7 +83,9 @@ def test_greedy_is_one_answer_at_temperature_zero_and_p_is_one():
     assert answered[5].reason == ""  # its second answer alone is bad
     assert {(samples, temperature) for _, samples, temperature in answerer.asked} == {(1, 0.0)}
     assert {prompt.progress for prompt, *_ in answerer.asked} == {1.0}
-    assert len({prompt.group for prompt, *_ in answerer.asked}) == len(answerer.asked) == 7
+    asked = [(prompt.group, prompt.attempt) for prompt, *_ in answerer.asked]
+    once = [(group, 0) for group in (0, 2, 4, 5, 6, 7)]
+    assert sorted(asked) == sorted([*once, (3, 0), (3, 1), (3, 2)]), "an engine may come back"
 
 
 @pytest.mark.parametrize("at_once", [1, 3])

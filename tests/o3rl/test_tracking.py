@@ -115,6 +115,28 @@ def test_journal_drops_a_line_cut_short_and_skips_a_broken_one(tmp_path, caplog)
     assert "broken line" in caplog.text
 
 
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from o3rl.journal import append_lines
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+path = Path(sys.argv[1])
+append_lines(path, ["first line"])
+resource.setrlimit(resource.RLIMIT_FSIZE, (30, resource.RLIM_INFINITY))
+try:
+    append_lines(path, ["second line", "third line"])
+except OSError:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    append_lines(path, ["fourth line"])
+"""
+
+
+def test_a_line_that_the_disk_cuts_short_spoils_none_that_follow(tmp_path):
+    path = tmp_path / "plans.jsonl"
+    subprocess.run([sys.executable, "-c", FULL, str(path)], check=True, timeout=60)
+    assert path.read_text() == "first line\nsecond line\nfourth line\n"
+
+
 def test_everything_arrives_and_the_run_ends(tmp_path):
     store = FakeStore()
     tracker = MlflowTracker(tmp_path, store=store)
