@@ -55,6 +55,12 @@ def units_of(run: Run) -> tuple[Unit, ...]:
     )
 
 
+def sft_units_of(run: Run) -> tuple[Unit, ...]:
+    """The services of a cold start: its ranks have the machine to themselves."""
+    cpus = run.sft.cpus_per_rank or run.cluster.cpus_per_rank
+    return (Unit("SFT rank", run.learning.ranks, cpus, run.cluster.gpus_per_rank),)
+
+
 def place(units: Sequence[Unit], node: Node, *, nodes: int) -> tuple[Service, ...]:
     """Where the units go on nodes like `node`; at most `nodes` of them, or with 0 as many as need
     be."""

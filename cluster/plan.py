@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
-from cluster.placement import Node, Service, misfits, place, units_of
+from cluster.placement import Node, Service, misfits, place, sft_units_of, units_of
 from learners.architecture import Architecture
 from learners.memory import Pass, RankMemory, rank_memory, trained_parameters
 from o3rl.config import Frames, Placement, Publish, Rollouts, Run
@@ -18,7 +18,7 @@ from o3rl.order import RowOrder, steps_of
 
 GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2}
-VERSIONS_KEPT = 2  # by the weight store, in memory and on disk
+VERSIONS = 3  # with the weight store at most: two that it keeps and the one on its way
 GPU_BLOCK, CPU_BLOCK = 16, 128  # tokens of a KV block, vLLM's defaults
 GPU_PASS_BYTES = 2 * GIB  # of a GPU that vLLM keeps for a pass and its CUDA graphs, about
 GPU_USABLE = 0.95  # of a GPU; the rest is CUDA's and NCCL's
@@ -98,12 +98,13 @@ def plan_of(
     memory = rank_memory(architecture, run.model, run.learning, largest=largest(run, architecture))
     sft = _sft_steps(run, sft_tasks) if sft_tasks else None
     rl = _rl_steps(run, rl_tasks) if rl_tasks else None
+    cold_start = place(sft_units_of(run), node, nodes=nodes) if sft else ()
     checkpoints = _on_disk(run.sft.checkpoint_every, run.sft.keep_checkpoints, sft)
     checkpoints += _on_disk(run.loop.checkpoint_every, run.loop.keep_checkpoints, rl)
     others = _others(run, architecture, kv_bytes=blocks * block, checkpoints=checkpoints)
     amounts = (*_learner(memory), *others)
     problems = [
-        *misfits(services, node, nodes=nodes),
+        *misfits((*services, *cold_start), node, nodes=nodes),
         *_tight(run, architecture, memory, node=node, sequences=blocks // per_sequence),
         *_disk(amounts, disk_free),
     ]
@@ -209,7 +210,7 @@ def _others(
         last = "b·Ψ: the last version, where learning.publish is changes"
         yield Amount("published weights", "learner rank, host", published, last)
         yield Amount("published weights", "a node with replicas, host", published, last)
-    yield Amount("published weights", "object store", VERSIONS_KEPT * published, "2 versions · b·Ψ")
+    yield Amount("published weights", "object store", VERSIONS * published, "3 versions · b·Ψ")
     yield Amount("frames", "object store", run.frames.cache_mib * 2**20, "frames.cache_mib")
     yield Amount(
         "frames of a prompt",
@@ -217,7 +218,7 @@ def _others(
         run.frames.max_frames * pixels * 3,
         "max_frames · pixels · 3, without key frames",
     )
-    yield Amount("published weights", "disk", VERSIONS_KEPT * published, "2 versions · b·Ψ")
+    yield Amount("published weights", "disk", VERSIONS * published, "3 versions · b·Ψ")
     yield Amount("a checkpoint", "disk", checkpoint, "12·T + b·Ψ (ZeRO-3: b·(Ψ − T)) + b·Ψ")
     formula = f"{checkpoints} at a time, of both stages: those kept, and one being made"
     yield Amount("all checkpoints", "disk", checkpoints * checkpoint, formula)

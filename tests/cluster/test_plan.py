@@ -155,9 +155,16 @@ def test_what_does_not_fit_is_told(override, said):
     assert any(said in problem for problem in problems), problems
 
 
+def test_a_cold_start_that_has_no_room_is_told():
+    wide = seven_b("sft.cpus_per_rank=65")
+    assert plan_of(wide, SEVEN_B, BIG, rl_tasks=[Task.MCQ] * 100).problems == ()
+    [problem] = plan_of(wide, SEVEN_B, BIG, sft_tasks=[Task.MCQ] * 100).problems
+    assert problem.startswith("SFT rank asks for 65 CPUs and 1 GPUs, more than a node has")
+
+
 def test_a_full_disk_is_told():
-    # A mirror of 2, in each stage 3 checkpoints of 14·Ψ, three models.
-    needed = (2 + 6 * 7 + 3) * 2 * PSI
+    # A mirror of 3, in each stage 3 checkpoints of 14·Ψ, three models.
+    needed = (3 + 6 * 7 + 3) * 2 * PSI
     plan = plan_of(seven_b(), SEVEN_B, BIG, disk_free=needed - 1)
     assert [each for each in plan.problems if "are free" in each]
     assert plan_of(seven_b(), SEVEN_B, BIG, disk_free=needed).problems == ()
