@@ -17,7 +17,7 @@ from o3rl.loop_speed import Overlap, Rate, Sleepers, StandIns, overlap, payload,
 KNEE = 0.95  # of linear
 LINEAR = (1, 8, 64)
 MOST = 4096
-BATCH, REAL_BATCH = 8, 32
+BATCH, REAL_BATCH = 8, 64
 
 
 def run(options: argparse.Namespace) -> int:
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
 def _real(options: argparse.Namespace) -> int:
     from cluster.bench_loop_real import real
 
-    found = real(groups=REAL_BATCH, steps=2 * options.rounds)
+    found = real(groups=REAL_BATCH, steps=options.rounds)
     if options.json:
         sys.stdout.write(json.dumps(asdict(found) | {"ratio": found.ratio}, indent=1) + "\n")
         return 0

@@ -2,10 +2,10 @@
 
 The engine is pinned to one core and the learner's rank to the other; controller, scorer, media and
 Ray go where there is room. The loop runs with versions one apart: a step ought to take as long as
-the longer half. The halves are measured before: the same loop, whose learner takes no time; and the
-learner alone, on batches that came of it. Both have their part of handing the weights over. The
-engine runs half of a batch at once: with more it would sample two batches together, and the learner
-wait for the end of both.
+the longer half. The halves are measured in turn with it, on one started system: the same loop,
+whose learner takes no time; and the learner alone, on batches that came of it. Both have their part
+of handing the weights over. The engine runs an eighth of a batch at once: with half of it, it would
+sample two batches together, and the learner wait for the end of both (docs/async.md).
 """
 
 import asyncio
@@ -35,6 +35,8 @@ from o3rl.synth.dataset import Size, write_dataset
 from o3rl.synth.questions import Teacher
 
 SAMPLES = 8
+FILLS = 8  # of the engine, of a batch
+TURNS = 2
 LAST_STEPS = 2  # in which less and less is sampled meanwhile
 SEED = 0
 
@@ -64,7 +66,7 @@ def _prepared(folder: Path, *, groups: int) -> config.Run:
             f"data.media={folder}/data/media",
             f"loop.groups={groups}",
             f"sampling.group_size={SAMPLES}",
-            f"rollouts.max_sequences={groups * SAMPLES // 2}",
+            f"rollouts.max_sequences={groups * SAMPLES // FILLS}",
             "loop.max_staleness=1",
             "learning.rate=1e-9",
             "cluster.cpus_per_rank=1",
@@ -89,8 +91,8 @@ async def _measured(run: config.Run, folder: Path, *, steps: int, cores: Sequenc
         sampler, learner, scorers = Sampling(pool), Learning(group), start.scorers()
         rows = read_rows(folder / "rows")
 
-        async def timed(learns: LoopLearner, incarnation: int) -> float:
-            """Seconds of a step."""
+        async def timed(learns: LoopLearner, incarnation: int) -> list[float]:
+            """Seconds of each step."""
             ledger, order = Ledger(), order_of(rows, SEED, task_weights={})
             groups = run.loop.groups
             admission = Admission(rows, order, media, ledger, planned=steps * groups, ahead=groups)
@@ -101,18 +103,19 @@ async def _measured(run: config.Run, folder: Path, *, steps: int, cores: Sequenc
             watched = Steps()
             loop.observe(watched)
             await loop.run(steps)
-            return fmean(watched.seconds[WARM_STEPS:-LAST_STEPS])
+            return watched.seconds[WARM_STEPS:-LAST_STEPS]
 
-        idle = Idle(learner)
-        rollout_seconds = await timed(idle, 0)
-        learn_seconds = []
-        for n, batch in enumerate(idle.batches, start=1000):
-            began = perf_counter()
-            await learner.update(batch)
-            await learner.publish(Version(1, n))
-            learn_seconds.append(perf_counter() - began)
-        step_seconds = await timed(learner, 1)
-    return Overlap(1, rollout_seconds, fmean(learn_seconds[WARM_STEPS:-LAST_STEPS]), step_seconds)
+        rollout, learn, step = list[float](), list[float](), list[float]()
+        for turn in range(TURNS):
+            idle = Idle(learner)
+            rollout += await timed(idle, 3 * turn)
+            for n, batch in enumerate(idle.batches[WARM_STEPS:-LAST_STEPS]):
+                began = perf_counter()
+                await learner.update(batch)
+                await learner.publish(Version(3 * turn + 2, n))
+                learn.append(perf_counter() - began)
+            step += await timed(learner, 3 * turn + 2)
+    return Overlap(1, fmean(rollout), fmean(learn), fmean(step))
 
 
 class Idle:
