@@ -20,8 +20,8 @@ Each is a Ray actor on a placement group of its own.
 Laws: one that dies is started again in its place, three times in a row at most; one that leaves
 gets no more prompts, finishes its own or hands them back, and then gives its place back; one whose
 node is to go leaves when another serves in its place. Who joins without being asked for by name, at
-the start or after a notice, tries until it does. A placement group that finds no room is a
-demand for nodes, which Ray's autoscaler sees.
+the start or after a notice, asks for a place and starts until it has both. A placement group that
+finds no room is a demand for nodes, which Ray's autoscaler sees.
 """
 
 import asyncio
@@ -236,7 +236,9 @@ class Fleet:
         self._joining(other, patient=True)
 
         def settled() -> bool:
-            return other.state is State.HEALTHY or other not in self.slots  # too many, after all
+            if other.state in (State.HEALTHY, State.DEAD):
+                return True
+            return other not in self.slots  # too many, after all
 
         with suppress(TimeoutError):
             async with asyncio.timeout(None if math.isinf(left) else left - limit), self.changed:
@@ -311,6 +313,8 @@ class Fleet:
             except (*FAULTS, ValueError, LookupError) as error:
                 problem = f"{slot} did not join: {first_line(error)}"
                 log.warning("%s", problem)
+            if slot.state is State.LEAVING:  # who has it leave ends it
+                return problem
             slot.state, slot.why = State.STARTING, problem  # so that nobody brings it weights
             await self._end(slot)
             if not patient:

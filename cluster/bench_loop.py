@@ -50,7 +50,9 @@ def run(options: argparse.Namespace) -> int:
 def _real(options: argparse.Namespace) -> int:
     from cluster.bench_loop_real import real
 
-    found = real(groups=REAL_BATCH, steps=options.rounds)
+    if options.at_once < 1:
+        raise ValueError(f"--at-once is {options.at_once}; it must be 1 or more")
+    found = real(groups=REAL_BATCH, at_once=options.at_once, steps=options.rounds)
     if options.json:
         sys.stdout.write(json.dumps(asdict(found) | {"ratio": found.ratio}, indent=1) + "\n")
         return 0

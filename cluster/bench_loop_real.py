@@ -4,8 +4,8 @@ The engine is pinned to one core and the learner's rank to the other; controller
 Ray go where there is room. The loop runs with versions one apart: a step ought to take as long as
 the longer half. The halves are measured in turn with it, on one started system: the same loop,
 whose learner takes no time; and the learner alone, on batches that came of it. Both have their part
-of handing the weights over. The engine runs an eighth of a batch at once: with half of it, it would
-sample two batches together, and the learner wait for the end of both (docs/async.md).
+of handing the weights over. An engine that runs much of a batch at once samples two batches
+together, and the learner waits for the end of both (docs/async.md).
 """
 
 import asyncio
@@ -35,24 +35,26 @@ from o3rl.synth.dataset import Size, write_dataset
 from o3rl.synth.questions import Teacher
 
 SAMPLES = 8
-FILLS = 8  # of the engine, of a batch
 TURNS = 2
 LAST_STEPS = 2  # in which less and less is sampled meanwhile
 SEED = 0
 
 
-def real(*, groups: int, steps: int) -> Overlap:
-    """Measure it on data of its own, in a Ray of its own. Needs two cores."""
+def real(*, groups: int, at_once: int, steps: int) -> Overlap:
+    """Measure it on data of its own, in a Ray of its own. Needs two cores.
+
+    A batch has `groups` of `SAMPLES`, the engine runs `at_once` of them.
+    """
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         raise ValueError(f"this process may run on {len(cores)} core; --real needs two")
     with tempfile.TemporaryDirectory(prefix="o3rl-") as folder:
-        run = _prepared(Path(folder), groups=groups)
+        run = _prepared(Path(folder), groups=groups, at_once=at_once)
         with ray_session(run.cluster):
             return asyncio.run(_measured(run, Path(folder), steps=steps, cores=cores))
 
 
-def _prepared(folder: Path, *, groups: int) -> config.Run:
+def _prepared(folder: Path, *, groups: int, at_once: int) -> config.Run:
     """Rows of a few videos, and the demo's configuration at a rate that changes next to nothing."""
     write_synthetic(
         folder / "data", Size(16, 12, 1, 1), seed=SEED, teacher=Teacher(), write=write_dataset
@@ -66,7 +68,7 @@ def _prepared(folder: Path, *, groups: int) -> config.Run:
             f"data.media={folder}/data/media",
             f"loop.groups={groups}",
             f"sampling.group_size={SAMPLES}",
-            f"rollouts.max_sequences={groups * SAMPLES // FILLS}",
+            f"rollouts.max_sequences={at_once}",
             "loop.max_staleness=1",
             "learning.rate=1e-9",
             "cluster.cpus_per_rank=1",
@@ -109,11 +111,13 @@ async def _measured(run: config.Run, folder: Path, *, steps: int, cores: Sequenc
         for turn in range(TURNS):
             idle = Idle(learner)
             rollout += await timed(idle, 3 * turn)
-            for n, batch in enumerate(idle.batches[WARM_STEPS:-LAST_STEPS]):
+            alone = list[float]()
+            for n, batch in enumerate(idle.batches[:-LAST_STEPS]):
                 began = perf_counter()
                 await learner.update(batch)
                 await learner.publish(Version(3 * turn + 2, n))
-                learn.append(perf_counter() - began)
+                alone.append(perf_counter() - began)
+            learn += alone[WARM_STEPS:]
             step += await timed(learner, 3 * turn + 2)
     return Overlap(1, fmean(rollout), fmean(learn), fmean(step))
 

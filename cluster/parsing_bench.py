@@ -32,6 +32,12 @@ def add_bench(commands) -> None:
         "what the controller costs by number of replicas, and how sampling and learning overlap",
     )
     loop.add_argument("--real", action="store_true", help="the tiny model, an engine and a rank")
+    loop.add_argument(
+        "--at-once",
+        type=int,
+        default=64,
+        help="sequences in the engine with --real, of the 512 of a batch (default 64)",
+    )
     loop.add_argument("--seconds", type=float, default=2.0, help="of a stand-in (default 2)")
     loop.add_argument("--rounds", type=int, default=8, help="groups a replica, steps (default 8)")
     loop.add_argument("--without-ray", action="store_true", help="stand-ins of one process only")

@@ -244,7 +244,9 @@ def _over_there(options: argparse.Namespace, command: str, arguments: list[str])
     jobs = connect(options.address)
     run = options.run or next((each.run for each in jobs.attempts() if not each.ended), "")
     if not run:
-        raise ValueError("no submitted run is running; others are asked for on the cluster itself")
+        nothing = "no submitted run is running; others are asked for on the cluster itself"
+        sys.stdout.write("[]\n" if "--json" in arguments else f"{nothing}\n")
+        return 0
     last = jobs.last(run)
     if last.ended:
         raise ValueError(f"run {run} has ended: {last.id} {last.status.lower()}")

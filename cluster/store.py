@@ -22,6 +22,7 @@ import ray
 from ray.exceptions import ObjectLostError
 
 from cluster.calls import answer_of, beside_us
+from o3rl.files import put_aside
 from o3rl.flow import Version
 from o3rl.patches import patched
 from o3rl.shelf import Shelf
@@ -58,12 +59,12 @@ class Mirror:
 
     def drop(self, version: Version) -> None:
         """Remove a version, if it is there."""
-        folder = self._folder / str(version)
-        dropped = folder.with_name(f"{version}.dropped")
-        shutil.rmtree(dropped, ignore_errors=True)
         try:
-            folder.rename(dropped)
+            dropped = put_aside(self._folder / str(version))
         except FileNotFoundError:
+            return
+        except OSError as error:
+            log.error("weights of version %s cannot be removed: %s", version, error)
             return
         shutil.rmtree(dropped, ignore_errors=True)
 

@@ -190,7 +190,8 @@ class Courier:
         self._closing.set()
         self._wake.set()
         with self._lock:
-            size = sum(_size(item.path) for item in self._queue if isinstance(item, Artifact))
+            paths = [item.path for item in self._queue if isinstance(item, Artifact)]
+        size = sum(map(_size, paths))
         self._thread.join(seconds + size / SLOWEST)
         missing = self._missing()
         if missing:
@@ -314,9 +315,12 @@ class Courier:
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file, or of all below a folder."""
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
+    """Bytes of a file, or of all below a folder; 0 where they cannot be told."""
+    try:
+        files = path.rglob("*") if path.is_dir() else [path]
+        return sum(file.stat().st_size for file in files if file.is_file())
+    except OSError:  # deleted meanwhile, or out of reach: who sends it will say so
+        return 0
 
 
 def _first_line(error: Exception) -> str:

@@ -44,4 +44,4 @@ def put_aside(folder: Path) -> Path:
 
 
 def _dropped(folder: Path) -> Path:
-    return folder.with_suffix(".dropped")
+    return folder.with_name(f"{folder.name}.dropped")

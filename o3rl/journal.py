@@ -41,15 +41,19 @@ class Journal:
         self._lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
         drop_torn_line(path)
-        self._file = path.open("ab")
+        self._file = path.open("ab", buffering=0)
+        self._waiting = bytearray()  # what the disk has refused
 
     def append(self, line: Line) -> None:
-        """Write one line; it is in the operating system's hands when this returns."""
+        """Write one line: it is in the operating system's hands when this returns.
+
+        A disk that refuses gets it with the next one.
+        """
         metrics = {name: _as_json(name, value) for name, value in line.metrics.items()}
         text = json.dumps({"step": line.step, "time": line.time, "metrics": metrics})
         with self._lock:
-            self._file.write(text.encode() + b"\n")
-            self._file.flush()
+            self._waiting += text.encode() + b"\n"
+            self._write()
 
     def after(self, offset: int, *, limit: int) -> tuple[list[Line], int]:
         """At most `limit` lines from byte `offset` on, and the offset behind the last of them."""
@@ -77,12 +81,21 @@ class Journal:
     def cut(self, offset: int) -> None:
         """Drop all lines from byte `offset` on."""
         with self._lock:
+            self._waiting.clear()
             self._file.truncate(offset)
 
     def close(self) -> None:
         """Close the file; lines can be read still."""
         with self._lock:
+            self._write()
             self._file.close()
+
+    def _write(self) -> None:
+        try:
+            while self._waiting:
+                del self._waiting[: self._file.write(self._waiting)]
+        except OSError as error:
+            log.error("%s: %d bytes wait for the disk: %s", self.path, len(self._waiting), error)
 
     def _lines(self, offset: int = 0) -> Iterator[tuple[Line | None, int]]:
         """(line, offset behind it) from byte `offset` on; a broken line is None."""

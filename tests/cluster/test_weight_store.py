@@ -179,6 +179,19 @@ def test_a_disk_that_refuses_leaves_the_version_in_memory(store, tmp_path):
     assert Mirror(tmp_path / "weights").versions() == [V3], "the first one made room"
 
 
+def test_a_version_that_cannot_be_removed_stays_and_is_told(tmp_path, monkeypatch, caplog):
+    mirror = Mirror(tmp_path)
+    (tmp_path / str(V1)).mkdir()
+
+    def read_only(folder):
+        raise OSError(30, "Read-only file system", str(folder))
+
+    monkeypatch.setattr("cluster.store.put_aside", read_only)
+    mirror.drop(V1)
+    assert mirror.versions() == [V1]
+    assert "weights of version 0.1 cannot be removed" in caplog.text
+
+
 @pytest.mark.e2e
 def test_a_store_that_does_not_answer_is_named(cluster, store):
     pid = cluster.get(store.actor.pid.remote(), timeout=60)

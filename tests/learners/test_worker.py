@@ -202,12 +202,15 @@ def test_untouched_policy_shows_its_noise_and_ratio_one(settings, groups, fetch)
     assert again["ratio/outside"] > 0
 
 
-def test_the_tail_of_what_older_weights_began_shows_what_their_cache_did(settings, groups, fetch):
+@pytest.mark.parametrize("since", [0, 1])  # 0: only the prompt was read by older weights
+def test_the_tail_of_what_older_weights_began_shows_what_their_cache_did(
+    settings, groups, fetch, since
+):
     def spanning(scored):
-        spans = ((0, Version(0, -1)), (1, NOW))
+        spans = ((0, Version(0, -1)), (since, NOW))
         rollouts = [replace(rollout, spans=spans) for rollout in scored.group.rollouts_G]
         first, *others = rollouts
-        wrong = tuple(value - 1.0 for value in first.logprobs_T[:1]) + first.logprobs_T[1:]
+        wrong = tuple(value - 1.0 for value in first.logprobs_T[:since]) + first.logprobs_T[since:]
         rollouts = (replace(first, logprobs_T=wrong), *others)  # before the update: not looked at
         return replace(scored, group=replace(scored.group, rollouts_G=rollouts))
 

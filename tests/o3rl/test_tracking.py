@@ -137,6 +137,28 @@ def test_a_line_that_the_disk_cuts_short_spoils_none_that_follow(tmp_path):
     assert path.read_text() == "first line\nsecond line\nfourth line\n"
 
 
+WAITING = """
+import resource, signal, sys
+from pathlib import Path
+from o3rl.journal import Journal, Line
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+journal = Journal(Path(sys.argv[1]))
+for step in range(1, 5):
+    if step in (2, 4):  # full within the second line; room again for the fourth
+        limit = 80 if step == 2 else resource.RLIM_INFINITY
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    journal.append(Line(step, 0.0, {"a": float(step)}))
+"""
+
+
+def test_metrics_wait_for_a_disk_that_is_full(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    command = [sys.executable, "-c", WAITING, str(path)]
+    said = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True).stderr
+    assert "bytes wait for the disk" in said
+    assert read_series(path)["a"] == [(n, float(n)) for n in (1, 2, 3, 4)]
+
+
 def test_everything_arrives_and_the_run_ends(tmp_path):
     store = FakeStore()
     tracker = MlflowTracker(tmp_path, store=store)
