@@ -7,7 +7,8 @@ first replica of a node makes them, the others find them. Where the learner publ
 replica holds on to the files it has loaded, and makes the next ones of them.
 
 A folder is held by a shared lock, made under an exclusive one, and removed by whoever finds it
-without any: its last holder, or, where that was killed, the next staging.
+without any: its last holder, or, where that was killed, the next staging. A replica that ends in
+the middle of a load lets go of that too.
 """
 
 import fcntl
@@ -22,6 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from o3rl.flow import Version
 from o3rl.patches import patched
@@ -48,13 +50,14 @@ class _Hold:
     """A folder that is not removed while this lasts."""
 
     folder: Path
-    lock: int
+    lock: IO[bytes]
 
     def end(self) -> None:
-        """Let go; the folder goes too if nobody else holds it."""
-        os.close(self.lock)
-        with suppress(FileNotFoundError):
-            _remove_unheld(self.folder)
+        """Let go; the folder goes too if nobody else holds it. May be called again."""
+        if not self.lock.closed:
+            self.lock.close()
+            with suppress(FileNotFoundError):
+                _remove_unheld(self.folder)
 
 
 class Stage:
@@ -67,13 +70,15 @@ class Stage:
     def __init__(self, *, seconds: float):
         self._patience = seconds / 4
         self._base: tuple[Version, _Hold] | None = None  # whose files the next may be made of
+        self._current: _Hold | None = None  # of the load that goes on
+        self._closed = False
 
     @contextmanager
     def files(self, source: WeightSource, manifest: Manifest) -> Iterator[Staged]:
         """Files of the manifest's payloads, every tensor checked.
 
-        Raises ValueError naming a tensor that differs from the manifest, LookupError if the source
-        dropped the version meanwhile.
+        Raises ValueError naming a tensor that differs from the manifest, or if it was closed,
+        LookupError if the source dropped the version meanwhile.
         """
         folder = _place(_name(manifest), manifest.size)
         hold, fetched = self._held(folder, source, manifest)
@@ -82,31 +87,34 @@ class Stage:
         except BaseException:
             hold.end()
             raise
-        self.close()
-        if manifest.base:
+        if self._base is not None:
+            self._base[1].end()
+            self._base = None
+        if manifest.base and not self._closed:
             self._base = (manifest.version, hold)
         else:
             hold.end()
 
     def close(self) -> None:
-        """Let go of what is held."""
-        if self._base is not None:
-            self._base[1].end()
-            self._base = None
+        """Let go of what is held, also by a load that goes on; there is no further one."""
+        self._closed = True
+        for hold in (self._current, self._base and self._base[1]):
+            if hold is not None:
+                hold.end()
 
     def _held(self, folder: Path, source: WeightSource, manifest: Manifest) -> tuple[_Hold, int]:
         """The folder, made by us or by another, and the bytes that we fetched."""
         fetched, end = 0, time.monotonic() + self._patience
-        while True:
+        while not self._closed:
             if time.monotonic() > end:
                 log.warning("%s is not finished by whoever makes it; we make our own", folder)
                 folder, end = _apart(folder), math.inf
             try:
                 folder.mkdir(mode=0o700, exist_ok=True)
-                lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+                lock = _opened(folder / "lock", os.O_CREAT | os.O_RDWR)
             except (FileExistsError, FileNotFoundError):  # it was removed, just now
                 continue
-            hold = _Hold(folder, lock)
+            hold = self._current = _Hold(folder, lock)
             try:
                 if _locked(lock, fcntl.LOCK_EX) and _is_ours(folder, lock):
                     fetched += self._make(source, manifest, folder)
@@ -117,8 +125,9 @@ class Stage:
             except BaseException:
                 hold.end()
                 raise
-            os.close(lock)
+            lock.close()
             time.sleep(_LOOK_SECONDS)
+        raise ValueError(f"version {manifest.version} is not staged: the replica was closed")
 
     def _make(self, source: WeightSource, manifest: Manifest, folder: Path) -> int:
         """Write the files that are not there yet; returns the bytes fetched."""
@@ -197,16 +206,17 @@ def _remove_unheld(folder: Path) -> None:
         if time.time() - folder.stat().st_mtime > _UNLOCKED_SECONDS:
             shutil.rmtree(folder, ignore_errors=True)
         return
-    lock = os.open(path, os.O_RDWR)
-    try:
+    with _opened(path, os.O_RDWR) as lock:
         if _locked(lock, fcntl.LOCK_EX) and _is_ours(folder, lock):
             # Renamed first: nobody may find half of it under its name.
             shutil.rmtree(folder.rename(_apart(folder)), ignore_errors=True)
-    finally:
-        os.close(lock)
 
 
-def _locked(lock: int, kind: int) -> bool:
+def _opened(path: Path, flags: int) -> IO[bytes]:
+    return os.fdopen(os.open(path, flags, 0o600), "r+b", buffering=0)
+
+
+def _locked(lock: IO[bytes], kind: int) -> bool:
     try:
         fcntl.flock(lock, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -214,8 +224,8 @@ def _locked(lock: int, kind: int) -> bool:
     return True
 
 
-def _is_ours(folder: Path, lock: int) -> bool:
+def _is_ours(folder: Path, lock: IO[bytes]) -> bool:
     """Whether the lock is the folder's, not that of one that was removed under this name."""
     with suppress(FileNotFoundError):
-        return os.fstat(lock).st_ino == (folder / "lock").stat().st_ino
+        return os.fstat(lock.fileno()).st_ino == (folder / "lock").stat().st_ino
     return False

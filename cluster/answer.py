@@ -49,7 +49,8 @@ def _config(options: argparse.Namespace) -> Run:
     if options.config:
         config = load(find(options.config), options.overrides)
     elif beside.is_file():
-        config = load(beside, options.overrides)
+        # One question is answered here, wherever the model was trained.
+        config = load(beside, ["cluster.address=''", *options.overrides])
     elif options.model == "tiny":
         config = load_named("tiny_demo", options.overrides)
     else:

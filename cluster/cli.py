@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         datefmt="%H:%M:%S",
     )
     _quieten()
+    _show_token()
     signal.signal(signal.SIGTERM, _terminated)
     try:
         module, name = options.handler.split(":")
@@ -107,8 +108,14 @@ def _demo(commands) -> None:
         "the whole story on synthetic videos: data, SFT, RL, evaluation, report",
     )
     demo.add_argument("--seed", type=int, default=0, help="of data and training (default 0)")
-    demo.add_argument("--folder", type=Path, default=Path("runs/demo"), help="for all it makes")
-    demo.add_argument("--config", default="tiny_demo", help="CONFIG to train with")
+    demo.add_argument(
+        "--folder", type=Path, default=Path("runs/demo"), help="for all it makes (%(default)s)"
+    )
+    demo.add_argument(
+        "--config",
+        default="tiny_demo",
+        help="a YAML file or a shipped name, to train with (%(default)s)",
+    )
     demo.add_argument(
         "--videos",
         type=int,
@@ -334,6 +341,13 @@ def _quieten() -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
+
+
+def _show_token() -> None:
+    """Have Ray show its token wherever there is one: by itself it does so for `ray.init` alone."""
+    places = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    if any(map(os.environ.get, places)) or Path("~/.ray/auth_token").expanduser().is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 if __name__ == "__main__":

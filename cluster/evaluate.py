@@ -93,6 +93,7 @@ async def evaluate(
         store = start.store(kept=False) if len(models) > 1 else None
         pool = start.rollouts(media.media, store)
         await pool.start()
+        await scorers.start()
         evaluator = Evaluator(media, Sampling(pool), scorers)
         for number, (name, path) in enumerate(models.items()):
             version = Version(0, number)

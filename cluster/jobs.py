@@ -8,6 +8,7 @@ address, with Ray's token.
 import logging
 import os
 import re
+import socket
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from o3rl.config import Run
 ENDED = ("STOPPED", "SUCCEEDED", "FAILED")
 ASK_SECONDS = 180.0  # for a command that runs on the cluster
 START_SECONDS = 60.0  # for a cluster to take a job
+KNOCK_SECONDS = 10.0  # for a machine to take a connection
 ID = re.compile(r"(?P<run>[A-Za-z0-9][A-Za-z0-9._-]*)-a(?P<attempt>[1-9][0-9]*)")
 
 
@@ -209,20 +211,46 @@ def connect(address: str) -> Jobs:
 
     for chatty in ("modules.job.sdk", "modules.dashboard_sdk"):
         logging.getLogger(f"ray.dashboard.{chatty}").setLevel(logging.WARNING)
-    with pointed_at(address) as where:
-        try:
-            return Jobs(JobSubmissionClient(where), where)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise no_cluster(where, error) from error
+    with pointed_at(address) as where, one_line(where):
+        if "://" not in where:
+            knock(where)
+        return Jobs(JobSubmissionClient(where), where)
 
 
-def no_cluster(address: str, error: Exception) -> ValueError:
-    """One line on a cluster that cannot be reached."""
+def knock(address: str) -> None:
+    """Raise at once what Ray would find out in minutes: nobody listens there, or we lack the token.
+
+    `address` is `auto` or HOST:PORT. Raises ConnectionError and Ray's AuthenticationError.
+    """
+    from ray._private.services import canonicalize_bootstrap_address_or_die
+    from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue] compiled
+
+    place = canonicalize_bootstrap_address_or_die(address)
+    host, port = place.rsplit(":", 1)
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()
+    except OSError as error:
+        raise ConnectionError(f"{place}: {error}") from error
+    GcsClient(address=place)
+
+
+@contextmanager
+def one_line(address: str) -> Iterator[None]:
+    """What Ray raises where it cannot reach `address`, as a ValueError of one line."""
+    from ray.exceptions import AuthenticationError, RpcError
+
+    try:
+        yield
+    except (ConnectionError, RuntimeError, ValueError, AuthenticationError, RpcError) as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str, error: Exception) -> ValueError:
     said = " ".join(str(error).split())
     if "token" in said.lower() or "401" in said or "403" in said:
         return ValueError(
-            f"the Ray cluster at {address} refuses us: its token must be in ~/.ray/auth_token or "
-            f"RAY_AUTH_TOKEN, see docs/cluster.md ({said:.200})"
+            f"the Ray cluster at {address} refuses us: RAY_AUTH_MODE must be token, and its token "
+            f"in ~/.ray/auth_token or RAY_AUTH_TOKEN, see docs/cluster.md ({said:.200})"
         )
     return ValueError(
         f"no Ray cluster answers at {address}: `ray start --head` starts one, --address or "

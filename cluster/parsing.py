@@ -19,7 +19,11 @@ def takes_config(parser: argparse.ArgumentParser) -> None:
 def takes_overrides(parser: argparse.ArgumentParser) -> None:
     """key=value, as often as wanted."""
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="for instance loop.steps=100"
+        "overrides",
+        nargs="*",
+        default=[],  # else argparse calls it required
+        metavar="key=value",
+        help="for instance loop.steps=100",
     )
 
 

@@ -31,14 +31,20 @@ def add_bench(commands) -> None:
         "cluster.bench_loop:run",
         "what the controller costs by number of replicas, and how sampling and learning overlap",
     )
-    loop.add_argument("--real", action="store_true", help="the tiny model, an engine and a rank")
+    loop.add_argument(
+        "--real",
+        action="store_true",
+        help="instead: the tiny model, one vLLM engine and one learner rank, each on a core",
+    )
     loop.add_argument(
         "--at-once",
         type=int,
         default=64,
         help="sequences in the engine with --real, of the 512 of a batch (default 64)",
     )
-    loop.add_argument("--seconds", type=float, default=2.0, help="of a stand-in (default 2)")
+    loop.add_argument(
+        "--seconds", type=float, default=2.0, help="that a stand-in takes for a group (default 2)"
+    )
     loop.add_argument("--rounds", type=int, default=8, help="groups a replica, steps (default 8)")
     loop.add_argument("--without-ray", action="store_true", help="stand-ins of one process only")
     loop.add_argument("--json", action="store_true", help="JSON instead of tables")
@@ -99,7 +105,7 @@ def add_bench(commands) -> None:
         "cluster.bench_elastic:run",
         "replicas that join and leave a run while it trains: throughput by step",
     )
-    elastic.add_argument("--folder", type=Path, help="for the run (default: a new one)")
+    elastic.add_argument("--folder", type=Path, help="for the run (default: a new temporary one)")
     elastic.add_argument("--json", action="store_true", help="JSON instead of a table")
     chaos = add_command(
         kinds,
@@ -109,6 +115,8 @@ def add_bench(commands) -> None:
     )
     chaos.add_argument("--trials", type=int, default=16, help="strikes (default 16)")
     chaos.add_argument("--seed", type=int, default=0, help="of kinds and moments (default 0)")
-    chaos.add_argument("--kinds", help="of strikes, with commas (default: all)")
-    chaos.add_argument("--folder", type=Path, help="for the runs (default: a new one)")
+    chaos.add_argument(
+        "--kinds", help='such as "kill replica,freeze store" (default: all; see docs/faults.md)'
+    )
+    chaos.add_argument("--folder", type=Path, help="for the runs (default: a new temporary one)")
     chaos.add_argument("--json", action="store_true", help="JSON instead of a table")

@@ -12,7 +12,7 @@ def add_runs(commands) -> None:
     submit.add_argument(
         "--resume",
         action="store_true",
-        help="the first attempt that this cluster sees, of a run that lies in its folder already",
+        help="go on with a run that lies in its folder, and that this cluster has not seen yet",
     )
     submit.add_argument(
         "--wait", action="store_true", help="follow it to its end; exit code 1 if it fails"
@@ -23,7 +23,8 @@ def add_runs(commands) -> None:
     status.add_argument("--json", action="store_true", help="JSON instead of text")
     logs = _of_run(_on_cluster(commands, "logs", "what the last attempt of a run has said"))
     logs.add_argument("-f", "--follow", action="store_true", help="until it ends")
-    scale = _of_run(_on_cluster(commands, "scale", "add or remove rollout replicas of a run"))
+    words = "add or remove rollout replicas of a run, and wait until they serve or have left"
+    scale = _of_run(_on_cluster(commands, "scale", words))
     scale.add_argument("--rollouts", type=int, required=True, metavar="N", help="replicas")
     _of_run(_on_cluster(commands, "stop", "end a run after its step, with a checkpoint"))
 

@@ -46,13 +46,14 @@ def _live(name: str, total: int, console: Console) -> Iterator[Show]:
 
 def _lines(name: str, total: int) -> Iterator[Show]:
     told = start = monotonic()
+    last = (0, "")
 
     def show(done: int, words: str) -> None:
-        nonlocal told
+        nonlocal told, last
         now = monotonic()
-        if done < total and now - told < SECONDS_BETWEEN_LINES:
+        if (done, words) == last or (done < total and now - told < SECONDS_BETWEEN_LINES):
             return
-        told = now
+        told, last = now, (done, words)
         sys.stderr.write(f"{name} {done}/{total} {now - start:.0f} s {words}\n")
         sys.stderr.flush()
 

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.configs import find
 from cluster.control import Status
+from o3rl.checkpoints import start_from
 from o3rl.config import Run, load
 
 if TYPE_CHECKING:  # a wrong configuration is told before Ray is imported
@@ -49,6 +50,8 @@ def submit(options: argparse.Namespace) -> int:
     config = travelling(config)
     jobs = connect(options.address)
     number = jobs.next(config)
+    if number == 1 and not by_http(options.address):  # else its folder need not be seen from here
+        start_from(Path(config.folder) / "rl", resume=options.resume)
     config = _with_mlflow_run(config, jobs, first=number == 1 and not options.resume)
     with tempfile.TemporaryDirectory(prefix="o3rl-") as folder:
         pack(config, Path(folder))
@@ -107,6 +110,7 @@ def scale(options: argparse.Namespace) -> int:
     if by_http(options.address):
         return _over_there(options, "scale", [options.run, "--rollouts", str(options.rollouts)])
     with _on(options.address) as cluster:
+        sys.stderr.write(f"waiting for {options.rollouts} rollout replicas of {options.run}\n")
         problems = cluster.ask(options.run, "scale", options.rollouts, seconds=SCALE_SECONDS)
     if problems:
         raise ValueError(f"run {options.run}: {'; '.join(problems)}")
@@ -146,11 +150,11 @@ def described(status: Status) -> str:
     lines += [f"  MLflow run {status.mlflow_run}"] if status.mlflow_run else []
     lines += [f"  {loop}"] if loop else []
     for replica in status.replicas:
-        told = {
-            name: f"{value:g}" if isinstance(value, float) else value
-            for name, value in replica.items()
-        }
-        lines.append("  " + ", ".join(f"{n} {value}" for n, value in told.items() if value != ""))
+        told = dict(replica)
+        seconds = told.pop("first_group", None)
+        words = [f"{name} {value}" for name, value in told.items() if value != ""]
+        words += [f"first group after {seconds:.1f} s"] if seconds is not None else []
+        lines.append("  " + ", ".join(words))
     shown = [name for name in ("reward/total", "validation/total") if name in status.metrics]
     lines += [f"  {name} {status.metrics[name]:.3f}" for name in shown]
     return "\n".join(lines) + "\n"
@@ -218,7 +222,7 @@ class Cluster:
             others = ", ".join(self.runs())
             return f"no run {run!r} is running here; there are {others or 'none at all'}"
         if last.ended:
-            return f"run {run} has ended: {last.id} {last.status.lower()}; `o3rl submit` goes on"
+            return _ended(last)
         return f"run {run} has not started yet, or starts again: {last.id} is {last.status.lower()}"
 
 
@@ -249,10 +253,17 @@ def _over_there(options: argparse.Namespace, command: str, arguments: list[str])
         return 0
     last = jobs.last(run)
     if last.ended:
-        raise ValueError(f"run {run} has ended: {last.id} {last.status.lower()}")
+        raise ValueError(_ended(last))
     code, said = jobs.ask(run, [command, *arguments])
     sys.stdout.write(_document(said) if code == 0 and "--json" in arguments else said)
     return code
+
+
+def _ended(last: "Attempt") -> str:
+    if last.status == "SUCCEEDED":
+        return f"run {last.run} has ended: {last.id} succeeded; what it made is in {last.folder}"
+    told = f"run {last.run} has ended: {last.id} {last.status.lower()}"
+    return f"{told}; `o3rl logs {last.run}` tells why, `o3rl submit` makes the next attempt"
 
 
 def _document(said: str) -> str:

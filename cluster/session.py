@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import ray
 
-from cluster.jobs import no_cluster
+from cluster.jobs import knock, one_line
 from o3rl.config import Cluster
 
 START_ATTEMPTS = 3
@@ -52,10 +52,9 @@ def ray_session(cluster: Cluster) -> Iterator[Session]:
 
 def join_ray(address: str, level: int) -> None:
     """Join the cluster at `address`; Ray speaks from `level` on. ValueError if there is none."""
-    try:
+    with one_line(address):
+        knock(address)
         ray.init(address=address, log_to_driver=False, logging_level=level)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise no_cluster(address, error) from error
 
 
 def _start_here(cluster: Cluster) -> None:

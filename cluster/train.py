@@ -193,6 +193,7 @@ async def _start(
         ),
     )
     scorers = start.scorers()
+    await scorers.start()
     first = (Fence(fence), start.membership(pool))
     sampling, learning = Sampling(pool), Learning(group, pool if by_turns else None)
     return Parts(media, sampling, scorers, learning, group, admission, ledger, first)

@@ -54,6 +54,7 @@ log = logging.getLogger(__name__)
 # What Ray raises where an actor's process is no more, or cannot be; only the first one is usual.
 DIED = (RayActorError, OutOfMemoryError, ActorUnschedulableError, RuntimeEnvSetupError)
 GRACE_SECONDS = 5.0
+PATIENCE_SECONDS = 30.0  # with a wait for room, until it is told
 PID_SECONDS = 30.0
 
 
@@ -290,14 +291,15 @@ class LearnerGroup:
         asked = bundle(self._cluster, on_gpu=self._settings.on_gpu)
         ranks, seconds = self._settings.learning.ranks, self._cluster.start_seconds
         group = placement_group([asked] * ranks, strategy="PACK")
-        if not await asyncio.to_thread(group.wait, seconds):
-            remove_placement_group(group)
-            free = ray.available_resources()
-            raise TimeoutError(
-                f"no room for {ranks} learner ranks of {asked} within {seconds:.0f} s; free: "
-                f"CPU {free.get('CPU', 0):g}, GPU {free.get('GPU', 0):g}"
-            )
-        return group
+        wanted = f"{ranks} learner ranks of {asked}"
+        patience = min(PATIENCE_SECONDS, seconds)
+        if await asyncio.to_thread(group.wait, patience):
+            return group
+        log.warning("no room for %s within %.0f s; free: %s", wanted, patience, _free())
+        if await asyncio.to_thread(group.wait, seconds - patience):
+            return group
+        remove_placement_group(group)
+        raise TimeoutError(f"no room for {wanted} within {seconds:.0f} s; free: {_free()}")
 
     def _build(self, rank: int) -> Any:
         assert self._placement is not None
@@ -364,6 +366,11 @@ async def _all(calls: Sequence[Any], *, what: str, seconds: float) -> list[Any]:
             f"{what}: no answer within {seconds:.0f} s from ranks {late}", silent=late
         )
     return [task.result() for task in tasks]
+
+
+def _free() -> str:
+    free = ray.available_resources()
+    return f"CPU {free.get('CPU', 0):g}, GPU {free.get('GPU', 0):g}"
 
 
 def _of_peer(error: BaseException) -> bool:

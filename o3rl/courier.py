@@ -271,7 +271,7 @@ class Courier:
                 case Table(path, name):
                     self._store.table(path, name)
         except (Refused, FileNotFoundError) as error:
-            self._refused(str(item)[:200], error)
+            self._refused(_named(item), error)
         except BaseException:
             with self._lock:  # to the end, so that one item alone cannot hold up the others
                 self._queue.rotate(-1)
@@ -312,6 +312,16 @@ class Courier:
         items = len(self._queue) + self._lost
         parts = [f"{lines} metric lines"] * (lines > 0) + [f"{items} other items"] * (items > 0)
         return " and ".join(parts)
+
+
+def _named(item: Params | Artifact | Table) -> str:
+    match item:
+        case Params():
+            return "the run's parameters"
+        case Artifact(path, _):
+            return str(path)
+        case Table(_, name):
+            return f"table {name}"
 
 
 def _size(path: Path) -> int:

@@ -10,6 +10,7 @@ still be at work is never handed out again; a bug in a built-in reward is raised
 
 | who waits | for whom | limit |
 |---|---|---|
+| start | a worker's start | `start_seconds` |
 | score | an idle worker | those at work, each bounded below |
 | score | a worker's start | `start_seconds` |
 | score | one completion | `rewards.seconds` |
@@ -45,6 +46,7 @@ from rewards.row_scorer import RowScorer
 ATTEMPTS = 3  # of one completion, each on another process; and of a group's worker to start
 # What Ray raises where an actor's process is no more, or cannot be; only the first one is usual.
 DIED = (RayActorError, OutOfMemoryError, ActorUnschedulableError, RuntimeEnvSetupError)
+PATIENCE_SECONDS = 30.0  # with a start, until it is told
 START = -1  # the key of a worker's start among attempts, beside those of completions
 
 Outcome = Reward | CustomFault | Failure
@@ -119,6 +121,23 @@ class ScorerPool:
         self.replaced = 0  # workers that died or ran out of time
         self.seconds = 0.0  # of workers on groups, from the first call to the last answer
         self._fill()
+
+    async def start(self) -> None:
+        """Return when a worker is up. TimeoutError that tells what is free if none comes up."""
+        worker = await self._take()
+        starting = asyncio.ensure_future(self._start(worker))
+        try:
+            await asyncio.wait([starting], timeout=PATIENCE_SECONDS)
+            if not starting.done():
+                log.warning(
+                    "no scorer has started within %.0f s: %s", PATIENCE_SECONDS, self._room()
+                )
+            fault = await starting
+        finally:
+            starting.cancel()
+            await self._give_back(worker, worker.place is not None)
+        if fault:
+            raise TimeoutError(f"no scorer: {fault}; {self._room()}")
 
     async def score(self, group: Group) -> tuple[Reward | Failure, ...]:
         """One outcome per rollout, in order.
@@ -195,6 +214,10 @@ class ScorerPool:
                 outcomes[index] = _failure(group, index, result)
             return False
         return True
+
+    def _room(self) -> str:
+        free = ray.available_resources().get("CPU", 0.0)
+        return f"each takes {self._cpus:g} CPU, and {free:g} are free"
 
     async def _start(self, worker: _Worker) -> str:
         if worker.place is not None:

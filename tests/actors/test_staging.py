@@ -193,6 +193,40 @@ def test_bytes_that_differ_are_refused_and_leave_nothing():
     assert folders() <= before
 
 
+def test_who_is_closed_in_the_middle_of_a_load_leaves_nothing_and_loads_no_more():
+    weights = source()
+    ours = stage()
+    with ours.files(weights, weights.manifest()) as files:
+        folder = files.paths[0].parent
+        with stage().files(weights, weights.manifest()):
+            ours.close()
+            assert folder.exists(), "a neighbour has it"
+        assert not folder.exists()
+        ours.close()
+    with (
+        pytest.raises(ValueError, match="the replica was closed"),
+        ours.files(weights, weights.manifest()),
+    ):
+        pass
+    assert not folder.exists()
+
+
+def test_who_is_closed_while_it_fetches_leaves_nothing():
+    class Closing(MemoryWeights):
+        def payload(self, version, index):
+            ours.close()
+            return super().payload(version, index)
+
+    weights = Closing()
+    tensors = {"l.1.w": RawTensor("l.1.w", "float32", (8,), OWN * 8)}
+    publish(tensors, weights, version=Version(0, 1), limit=32)
+    before = folders()
+    ours = stage()
+    with pytest.raises((ValueError, OSError)), ours.files(weights, weights.manifest()):
+        pass
+    assert folders() <= before
+
+
 def test_what_a_killed_process_left_is_swept():
     program = (
         "import time\n"

@@ -1,8 +1,14 @@
 """What `o3rl answer` shows: a response that nobody scored, for there is no truth."""
 
-import numpy as np
+import argparse
+import shutil
+from pathlib import Path
 
-from cluster.answer import _show
+import numpy as np
+import pytest
+
+from cluster.answer import _config, _show
+from cluster.configs import find, model_path
 from o3rl.boxes import ABSOLUTE
 from o3rl.evidence import Entry
 from o3rl.flow import Claim, FramePlan, Reward, Row, Task, Truth
@@ -25,3 +31,14 @@ def test_an_unscored_answer_is_shown_with_its_claims(tmp_path, capsys):
     page = (tmp_path / "page.html").read_text()
     assert "What shape is it?" in page
     assert "mean reward" not in page
+
+
+@pytest.mark.parametrize(("overrides", "address"), [([], ""), (["cluster.address=h:1"], "h:1")])
+def test_a_model_of_a_cluster_is_asked_here_unless_told_otherwise(tmp_path, overrides, address):
+    beside = find("tiny_demo").read_text().replace("cluster:\n", "cluster:\n  address: auto\n")
+    (tmp_path / "config.yaml").write_text(beside)
+    shutil.copytree(model_path("tiny"), tmp_path / "model")
+    options = argparse.Namespace(
+        model=str(tmp_path / "model"), config=None, overrides=overrides, video=Path("v.mp4")
+    )
+    assert _config(options).cluster.address == address

@@ -1,13 +1,16 @@
 """Attempts of a run as Ray jobs: numbers, what is refused, what a job is started with."""
 
 import os
+import socket
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
 import pytest
+from ray.exceptions import AuthenticationError, RpcError
 
-from cluster.jobs import Attempt, Jobs, no_cluster, pointed_at
+from cluster.jobs import Attempt, Jobs, connect, knock, one_line, pointed_at
+from cluster.session import join_ray
 from o3rl.config import Run
 
 
@@ -145,8 +148,29 @@ def test_an_address_that_is_given_goes_before_the_environment(monkeypatch):
         assert where == "auto"
 
 
-def test_a_cluster_that_refuses_us_is_told_from_one_that_is_not_there():
-    refused = no_cluster("http://here", RuntimeError("status code 401: missing token"))
-    assert "refuses us: its token" in str(refused)
-    assert "no Ray cluster answers at x" in str(no_cluster("x", ConnectionError("a\nb")))
-    assert "\n" not in str(no_cluster("x", ConnectionError("a\nb")))
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (RuntimeError("status code 401: missing token"), "refuses us: RAY_AUTH_MODE must be token"),
+        (
+            AuthenticationError("InvalidAuthToken: it\nis incorrect"),
+            "the Ray cluster at x refuses us",
+        ),
+        (ConnectionError("a\nb"), "no Ray cluster answers at x"),
+        (RpcError("Timed out while waiting for GCS"), "no Ray cluster answers at x"),
+    ],
+)
+def test_a_cluster_that_refuses_us_is_told_from_one_that_is_not_there(error, told):
+    with pytest.raises(ValueError, match=told) as caught, one_line("x"):
+        raise error
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("asked", [knock, connect, lambda place: join_ray(place, 0)])
+def test_nobody_is_waited_for_where_nobody_listens(asked, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]  # free again after the block
+    with pytest.raises((ValueError, ConnectionError), match="Connection refused"):
+        asked(f"127.0.0.1:{port}")

@@ -67,9 +67,16 @@ def heed_interrupts() -> None:
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("story") / "demo"
+    before = staged()
     done = o3rl("demo", "--folder", str(folder), "--seed", "3", "--videos", "8", *DAMAGED, *SMALL)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    assert staged() <= before
     return folder
+
+
+def staged() -> set[Path]:
+    """Weights that lie in this node's memory."""
+    return set(Path("/dev/shm").glob("o3rl-weights-*"))
 
 
 def test_report_holds_base_sft_and_rl(demo):

@@ -253,6 +253,12 @@ def test_what_is_meant_is_accepted(overrides):
     load(None, overrides)
 
 
+def test_nothing_behind_the_equals_sign_is_an_empty_text():
+    assert load(None, ["cluster.address=auto", "cluster.address="]).cluster.address == ""
+    with pytest.raises(ValueError, match=r"override 'loop\.steps=': loop\.steps: Value ''"):
+        load(None, ["loop.steps="])
+
+
 def test_the_published_recipes():
     folder = CONFIGS[0].parent
     ours, released = (

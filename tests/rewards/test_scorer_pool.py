@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -123,6 +124,26 @@ def test_a_custom_exception_fails_the_group_and_enough_of_them_the_run():
     )
     assert [type(outcome) for outcome in (*outcomes, *others)] == [Failure] * 5
     assert "KeyError" in outcomes[0].reason
+
+
+def test_a_start_without_room_tells_what_is_free(monkeypatch, caplog):
+    monkeypatch.setattr("rewards.pool.PATIENCE_SECONDS", 0.2)
+    large = ScorerPool(
+        Rewards(), model_type="qwen2_5_vl", source=source_digest(), cpus=64, start_seconds=1.0
+    )
+
+    async def scenario(pool):
+        try:
+            await pool.start()
+        finally:
+            await pool.close()
+
+    told = r"each takes 64 CPU, and [12](\.\d)? are free"
+    with pytest.raises(TimeoutError, match=rf"no scorer: .* longer than 1 s; {told}"):
+        asyncio.run(scenario(large))
+    [line] = [line for line in caplog.messages if "no scorer has started" in line]
+    assert re.search(told, line)
+    asyncio.run(scenario(pool_of()))
 
 
 def test_resizing():
