@@ -81,7 +81,11 @@ class Stage:
         LookupError if the source dropped the version meanwhile.
         """
         folder = _place(_name(manifest), manifest.size)
-        hold, fetched = self._held(folder, source, manifest)
+        try:
+            hold, fetched = self._held(folder, source, manifest)
+        except (OSError, ValueError) as error:
+            self._refuse_closed(manifest, error)
+            raise
         try:
             yield Staged(tuple(_path(hold.folder, b) for b in manifest.buckets), fetched)
         except BaseException:
@@ -105,7 +109,8 @@ class Stage:
     def _held(self, folder: Path, source: WeightSource, manifest: Manifest) -> tuple[_Hold, int]:
         """The folder, made by us or by another, and the bytes that we fetched."""
         fetched, end = 0, time.monotonic() + self._patience
-        while not self._closed:
+        while True:
+            self._refuse_closed(manifest)
             if time.monotonic() > end:
                 log.warning("%s is not finished by whoever makes it; we make our own", folder)
                 folder, end = _apart(folder), math.inf
@@ -116,6 +121,7 @@ class Stage:
                 continue
             hold = self._current = _Hold(folder, lock)
             try:
+                self._refuse_closed(manifest)  # `close` has seen this hold, or we see that it came
                 if _locked(lock, fcntl.LOCK_EX) and _is_ours(folder, lock):
                     fetched += self._make(source, manifest, folder)
                 # From one lock to the other there is a moment without, in which a sweep may come.
@@ -127,7 +133,11 @@ class Stage:
                 raise
             lock.close()
             time.sleep(_LOOK_SECONDS)
-        raise ValueError(f"version {manifest.version} is not staged: the replica was closed")
+
+    def _refuse_closed(self, manifest: Manifest, error: Exception | None = None) -> None:
+        if self._closed:
+            told = f"version {manifest.version} is not staged: the replica was closed"
+            raise ValueError(told) from error
 
     def _make(self, source: WeightSource, manifest: Manifest, folder: Path) -> int:
         """Write the files that are not there yet; returns the bytes fetched."""
@@ -139,8 +149,13 @@ class Stage:
                     payload = source.payload(manifest.version, bucket.index)
                     verify(bucket, payload)
                     fetched += len(payload)
-                _path(folder, bucket).write_bytes(payload)
+                # Who was closed has no lock any more: what another maps there now stays as it is.
+                self._refuse_closed(manifest)
+                aside = folder / f"{bucket.index}.{os.getpid()}"
+                aside.write_bytes(payload)
+                aside.replace(_path(folder, bucket))
                 total += fetched
+            self._refuse_closed(manifest)
             (folder / _MADE).touch()
         return total
 

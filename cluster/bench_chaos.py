@@ -38,9 +38,10 @@ def run(options: argparse.Namespace) -> int:
             found.calm = chaos.calm
             for trial in chaos.trials(kinds, options.trials):
                 found.trials.append(trial)
-                ends = len(found.trials) == options.trials
                 words = f"{trial.kind}: {trial.seconds:.1f} s"
-                show(len(found.trials), words + "; the run goes on to its end" * ends)
+                if len(found.trials) == options.trials:
+                    words += "; the run goes on to its end"
+                show(len(found.trials), words)
     except ChaosError as error:
         found.failed = str(error)
     except BaseException as error:  # an interrupt, too

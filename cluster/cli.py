@@ -51,7 +51,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         datefmt="%H:%M:%S",
     )
     _quieten()
-    _show_token()
     signal.signal(signal.SIGTERM, _terminated)
     try:
         module, name = options.handler.split(":")
@@ -341,13 +340,6 @@ def _quieten() -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
-
-
-def _show_token() -> None:
-    """Have Ray show its token wherever there is one: by itself it does so for `ray.init` alone."""
-    places = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-    if any(map(os.environ.get, places)) or Path("~/.ray/auth_token").expanduser().is_file():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 if __name__ == "__main__":

@@ -11,12 +11,12 @@ import re
 import socket
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import join
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from o3rl.config import Run
 
@@ -24,6 +24,7 @@ ENDED = ("STOPPED", "SUCCEEDED", "FAILED")
 ASK_SECONDS = 180.0  # for a command that runs on the cluster
 START_SECONDS = 60.0  # for a cluster to take a job
 KNOCK_SECONDS = 10.0  # for a machine to take a connection
+T = TypeVar("T")
 ID = re.compile(r"(?P<run>[A-Za-z0-9][A-Za-z0-9._-]*)-a(?P<attempt>[1-9][0-9]*)")
 
 
@@ -214,24 +215,46 @@ def connect(address: str) -> Jobs:
     with pointed_at(address) as where, one_line(where):
         if "://" not in where:
             knock(where)
-        return Jobs(JobSubmissionClient(where), where)
+        return Jobs(_with_token(lambda: JobSubmissionClient(where)), where)
 
 
 def knock(address: str) -> None:
-    """Raise at once what Ray would find out in minutes: nobody listens there, or we lack the token.
+    """Raise soon what Ray would find out in minutes: nobody listens there, or we lack the token.
 
-    `address` is `auto` or HOST:PORT. Raises ConnectionError and Ray's AuthenticationError.
+    `address` is `auto` or HOST:PORT. Raises ConnectionError, and Ray's AuthenticationError and
+    RpcError.
     """
-    from ray._private.services import canonicalize_bootstrap_address_or_die
+    from ray._private.services import canonicalize_bootstrap_address_or_die, find_gcs_addresses
     from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue] compiled
 
+    find_gcs_addresses.cache_clear()  # pyright: ignore[reportFunctionMemberAccess]
     place = canonicalize_bootstrap_address_or_die(address)
     host, port = place.rsplit(":", 1)
     try:
         socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()
     except OSError as error:
         raise ConnectionError(f"{place}: {error}") from error
-    GcsClient(address=place)
+    _with_token(lambda: GcsClient(address=place))
+
+
+def _with_token(ask: Callable[[], T]) -> T:
+    """What `ask` gives; a cluster that refuses us is shown the token, if there is one.
+
+    Ray itself does so for `auto` alone, and for jobs not at all. RAY_AUTH_MODE decides, where it is
+    set.
+    """
+    from ray._private.authentication import authentication_token_setup as setup
+    from ray.exceptions import AuthenticationError
+
+    try:
+        return ask()
+    except AuthenticationError:
+        setup.logger.setLevel(logging.ERROR)  # it would warn that Ray may now ask for tokens
+        if setup.AUTH_MODE_ENV_VAR in os.environ:
+            raise
+        if not setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False):
+            raise
+    return ask()
 
 
 @contextmanager
@@ -242,20 +265,17 @@ def one_line(address: str) -> Iterator[None]:
     try:
         yield
     except (ConnectionError, RuntimeError, ValueError, AuthenticationError, RpcError) as error:
-        raise _no_cluster(address, error) from error
-
-
-def _no_cluster(address: str, error: Exception) -> ValueError:
-    said = " ".join(str(error).split())
-    if "token" in said.lower() or "401" in said or "403" in said:
-        return ValueError(
-            f"the Ray cluster at {address} refuses us: RAY_AUTH_MODE must be token, and its token "
-            f"in ~/.ray/auth_token or RAY_AUTH_TOKEN, see docs/cluster.md ({said:.200})"
-        )
-    return ValueError(
-        f"no Ray cluster answers at {address}: `ray start --head` starts one, --address or "
-        f"RAY_ADDRESS names another ({said:.200})"
-    )
+        said = " ".join(str(error).split())
+        of_http = isinstance(error, RuntimeError) and re.search(r"\b40[13]\b", said)
+        if isinstance(error, AuthenticationError) or of_http:
+            raise ValueError(
+                f"the Ray cluster at {address} refuses us: its token must be in ~/.ray/auth_token "
+                f"or RAY_AUTH_TOKEN, and RAY_AUTH_MODE token or unset ({said:.200})"
+            ) from error
+        raise ValueError(
+            f"no Ray cluster answers at {address}: `ray start --head` starts one, --address or "
+            f"RAY_ADDRESS names another ({said:.200})"
+        ) from error
 
 
 def _attempt(job: Any) -> Attempt | None:

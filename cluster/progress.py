@@ -51,7 +51,7 @@ def _lines(name: str, total: int) -> Iterator[Show]:
     def show(done: int, words: str) -> None:
         nonlocal told, last
         now = monotonic()
-        if (done, words) == last or (done < total and now - told < SECONDS_BETWEEN_LINES):
+        if (done, words) == last if done >= total else now - told < SECONDS_BETWEEN_LINES:
             return
         told, last = now, (done, words)
         sys.stderr.write(f"{name} {done}/{total} {now - start:.0f} s {words}\n")

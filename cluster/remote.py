@@ -260,9 +260,9 @@ def _over_there(options: argparse.Namespace, command: str, arguments: list[str])
 
 
 def _ended(last: "Attempt") -> str:
-    if last.status == "SUCCEEDED":
-        return f"run {last.run} has ended: {last.id} succeeded; what it made is in {last.folder}"
     told = f"run {last.run} has ended: {last.id} {last.status.lower()}"
+    if last.status == "SUCCEEDED":
+        return f"{told}, see {last.folder}; if it was stopped, `o3rl submit` goes on"
     return f"{told}; `o3rl logs {last.run}` tells why, `o3rl submit` makes the next attempt"
 
 

@@ -54,7 +54,11 @@ def join_ray(address: str, level: int) -> None:
     """Join the cluster at `address`; Ray speaks from `level` on. ValueError if there is none."""
     with one_line(address):
         knock(address)
+    try:
         ray.init(address=address, log_to_driver=False, logging_level=level)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"the Ray cluster at {address} cannot be joined: {said:.300}") from error
 
 
 def _start_here(cluster: Cluster) -> None:

@@ -311,7 +311,8 @@ def _from_override(item: str) -> DictConfig:
     if "=" not in item:
         raise ValueError(f"override {item!r} must read key=value, such as loop.steps=100")
     try:
-        layer = OmegaConf.from_dotlist([f"{item}''" if item.endswith("=") else item])
+        empty = not item.partition("=")[2]
+        layer = OmegaConf.from_dotlist([f"{item}''" if empty else item])
     except YAMLError as error:
         raise ValueError(f"override {item!r} is no YAML: {_in_one_line(error)}") from error
     _check_sections(layer, f"override {item!r}")

@@ -4,15 +4,15 @@
                         │ died, or out of time
                         └─► killed, replaced; what is left of the group goes elsewhere
 
-Laws: a group keeps one worker at a time, groups run in parallel; a completion that takes its worker
-down `ATTEMPTS` times is a `Failure` and its siblings are scored all the same; a worker that may
-still be at work is never handed out again; a bug in a built-in reward is raised, never a zero.
+Laws: a worker is idle once it has started, so that one without room holds up no group while others
+serve; a group keeps one worker at a time, groups run in parallel; a completion that takes its
+worker down `ATTEMPTS` times is a `Failure` and its siblings are scored all the same; a worker that
+may still be at work is never handed out again; a bug in a built-in reward is raised, never a zero.
 
 | who waits | for whom | limit |
 |---|---|---|
-| start | a worker's start | `start_seconds` |
-| score | an idle worker | those at work, each bounded below |
-| score | a worker's start | `start_seconds` |
+| start | one worker's start | `start_seconds` |
+| score | an idle worker | those at work, each bounded below; those that start, `start_seconds` |
 | score | one completion | `rewards.seconds` |
 | score | the stacks of a worker that is late | 15 s |
 """
@@ -32,6 +32,7 @@ from ray.exceptions import (
     ObjectLostError,
     OutOfMemoryError,
     RayActorError,
+    RayTaskError,
     RuntimeEnvSetupError,
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -43,11 +44,9 @@ from o3rl.stacks import stacks_of, tell_stacks
 from rewards.custom import CustomFault, CustomRewardError
 from rewards.row_scorer import RowScorer
 
-ATTEMPTS = 3  # of one completion, each on another process; and of a group's worker to start
+ATTEMPTS = 3  # of one completion, each on another process; and of workers to start for a group
 # What Ray raises where an actor's process is no more, or cannot be; only the first one is usual.
 DIED = (RayActorError, OutOfMemoryError, ActorUnschedulableError, RuntimeEnvSetupError)
-PATIENCE_SECONDS = 30.0  # with a start, until it is told
-START = -1  # the key of a worker's start among attempts, beside those of completions
 
 Outcome = Reward | CustomFault | Failure
 
@@ -97,7 +96,8 @@ class ScorerPool:
 
     `model_type` is the model's, for its box convention; `source` the driver's `source_digest()`.
     Raises ValueError at once for what no worker could accept: an unknown model type, weight or
-    custom function.
+    custom function. Workers start when they are first asked for; after `patience` seconds with none
+    `start` tells so.
     """
 
     def __init__(
@@ -108,36 +108,41 @@ class ScorerPool:
         source: str,
         cpus: float = SCORER_CPUS,
         start_seconds: float = 120.0,
+        patience: float = 30.0,
     ):
         RowScorer(rewards, model_type)
         self._rewards, self._model_type, self._source = rewards, model_type, source
-        self._cpus, self._start_seconds = cpus, start_seconds
+        self._cpus, self._start_seconds, self._patience = cpus, start_seconds, patience
         self._size = rewards.workers
         self._workers: set[_Worker] = set()
         self._idle: list[_Worker] = []
+        self._joining: set[asyncio.Task[None]] = set()
+        self._vain = 0  # times that the last worker was given up as it did not start
+        self._why = ""  # it did not
+        self._bug: RayTaskError | None = None  # that a start raised
         self._changed = asyncio.Condition()
         self._faults: dict[tuple[str, str, str], str] = {}
         self._closed = False
         self.replaced = 0  # workers that died or ran out of time
         self.seconds = 0.0  # of workers on groups, from the first call to the last answer
-        self._fill()
 
     async def start(self) -> None:
-        """Return when a worker is up. TimeoutError that tells what is free if none comes up."""
-        worker = await self._take()
-        starting = asyncio.ensure_future(self._start(worker))
+        """Return when a worker serves. TimeoutError that tells what is free if none comes to."""
+        taking = asyncio.ensure_future(self._take())
         try:
-            await asyncio.wait([starting], timeout=PATIENCE_SECONDS)
-            if not starting.done():
-                log.warning(
-                    "no scorer has started within %.0f s: %s", PATIENCE_SECONDS, self._room()
-                )
-            fault = await starting
+            patience = min(self._patience, self._start_seconds)
+            await asyncio.wait([taking], timeout=patience)
+            if not taking.done():
+                log.warning("no scorer has started within %g s: %s", patience, self._room())
+            worker = await asyncio.wait_for(taking, self._start_seconds - patience)
+        except TimeoutError as error:
+            waited = f"no scorer has started within {self._start_seconds:g} s"
+            raise TimeoutError(f"{waited}: {self._room()}") from error
         finally:
-            starting.cancel()
-            await self._give_back(worker, worker.place is not None)
-        if fault:
-            raise TimeoutError(f"no scorer: {fault}; {self._room()}")
+            taking.cancel()
+        if worker is None:
+            raise TimeoutError(f"no scorer has started: {self._why}; {self._room()}")
+        await self._give_back(worker, healthy=True)
 
     async def score(self, group: Group) -> tuple[Reward | Failure, ...]:
         """One outcome per rollout, in order.
@@ -147,14 +152,19 @@ class ScorerPool:
         """
         outcomes: dict[int, Outcome] = {}
         attempts: Counter[int] = Counter()
-        while len(outcomes) < len(group.rollouts_G):
+        everyone = range(len(group.rollouts_G))
+        while len(outcomes) < len(everyone):
             worker = await self._take()
+            if worker is None:
+                late = [index for index in everyone if index not in outcomes]
+                outcomes.update({index: _failure(group, index, self._why) for index in late})
+                break
             healthy = False
             try:
                 healthy = await self._score_on(worker, group, outcomes, attempts)
             finally:
                 await self._give_back(worker, healthy)
-        return self._judged(group, [outcomes[index] for index in range(len(group.rollouts_G))])
+        return self._judged(group, [outcomes[index] for index in everyone])
 
     async def resize(self, workers: int) -> None:
         """Run with so many workers, 1 or more; those at work finish their group first."""
@@ -171,6 +181,8 @@ class ScorerPool:
         """End all workers; groups in flight and later ones raise RuntimeError."""
         async with self._changed:
             self._closed = True
+            for task in self._joining:
+                task.cancel()
             for worker in tuple(self._workers):
                 self._discard(worker)
             self._idle.clear()
@@ -181,12 +193,6 @@ class ScorerPool:
     ) -> bool:
         """Score what has no outcome yet; False if the worker must be replaced."""
         waiting = [index for index in range(len(group.rollouts_G)) if index not in outcomes]
-        fault = await self._start(worker)
-        if fault:
-            attempts[START] += 1
-            if attempts[START] >= ATTEMPTS:
-                outcomes.update({index: _failure(group, index, fault) for index in waiting})
-            return False
         began = perf_counter()
         try:
             return await self._score_each(worker, group, waiting, outcomes, attempts)
@@ -219,22 +225,44 @@ class ScorerPool:
         free = ray.available_resources().get("CPU", 0.0)
         return f"each takes {self._cpus:g} CPU, and {free:g} are free"
 
-    async def _start(self, worker: _Worker) -> str:
-        if worker.place is not None:
-            return ""
+    async def _join(self, worker: _Worker) -> None:
+        """Start a worker: then it is idle, or has been given up."""
         call = worker.actor.start.remote(self._source)
-        found = await _within(self._start_seconds, call, "the start of a scorer")
-        if isinstance(found, str):
-            return found
-        worker.place = found
-        return ""
-
-    async def _take(self) -> _Worker:
+        try:
+            found = await _within(self._start_seconds, call, "the start of a scorer")
+        except RayTaskError as error:  # another source, a custom reward that cannot be imported
+            self._bug, found = error, str(error.cause)
         async with self._changed:
-            await self._changed.wait_for(lambda: self._idle or self._closed)
-            if self._closed:
-                raise RuntimeError("the scorer pool is closed")
-            return self._idle.pop()
+            if isinstance(found, str):
+                self._why = found
+                self.replaced += 1
+                self._discard(worker)
+                self._vain += not self._workers
+            elif len(self._workers) > self._size:
+                self._discard(worker)
+            else:
+                worker.place = found
+                self._idle.append(worker)
+            self._changed.notify_all()
+
+    async def _take(self) -> _Worker | None:
+        """An idle worker; None where none was left `ATTEMPTS` times, as no start succeeded."""
+        async with self._changed:
+            last = self._vain + ATTEMPTS
+            while self._vain < last:
+                self._fill()
+                await self._changed.wait_for(
+                    lambda vain=self._vain: (
+                        self._idle or self._closed or self._bug or self._vain > vain
+                    )
+                )
+                if self._closed:
+                    raise RuntimeError("the scorer pool is closed")
+                if self._bug is not None:
+                    raise self._bug
+                if self._idle:
+                    return self._idle.pop()
+        return None
 
     async def _give_back(self, worker: _Worker, healthy: bool) -> None:
         async with self._changed:
@@ -249,11 +277,13 @@ class ScorerPool:
             self._changed.notify_all()
 
     def _fill(self) -> None:
-        while len(self._workers) < self._size:
+        while len(self._workers) < self._size and not self._closed:
             options = _Actor.options(num_cpus=self._cpus)
             worker = _Worker(options.remote(self._rewards, self._model_type))
             self._workers.add(worker)
-            self._idle.append(worker)
+            task = asyncio.create_task(self._join(worker))
+            self._joining.add(task)
+            task.add_done_callback(self._joining.discard)
 
     def _discard(self, worker: _Worker) -> None:
         self._workers.discard(worker)

@@ -151,12 +151,13 @@ def test_an_address_that_is_given_goes_before_the_environment(monkeypatch):
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (RuntimeError("status code 401: missing token"), "refuses us: RAY_AUTH_MODE must be token"),
+        (RuntimeError("status code 401: missing token"), "refuses us: its token must be in"),
         (
             AuthenticationError("InvalidAuthToken: it\nis incorrect"),
             "the Ray cluster at x refuses us",
         ),
         (ConnectionError("a\nb"), "no Ray cluster answers at x"),
+        (ConnectionError("10.0.0.5:40123: Connection refused"), "no Ray cluster answers at x"),
         (RpcError("Timed out while waiting for GCS"), "no Ray cluster answers at x"),
     ],
 )

@@ -16,7 +16,8 @@ def test_a_replica_is_described_in_words():
 
 
 def test_what_to_do_about_a_run_that_has_ended_depends_on_how_it_ended():
-    assert _ended(Attempt("try", 1, "SUCCEEDED", "/runs/try")) == (
-        "run try has ended: try-a1 succeeded; what it made is in /runs/try"
+    stopped = _ended(Attempt("try", 1, "SUCCEEDED", "/runs/try"))
+    assert stopped.startswith(
+        "run try has ended: try-a1 succeeded, see /runs/try; if it was stopped"
     )
     assert "failed; `o3rl logs try` tells why" in _ended(Attempt("try", 2, "FAILED", "/runs/try"))

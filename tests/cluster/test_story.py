@@ -3,6 +3,7 @@
 Started services are dear on two cores, so one run serves many assertions, in order.
 """
 
+import fcntl
 import json
 import os
 import shutil
@@ -75,8 +76,17 @@ def demo(tmp_path_factory) -> Path:
 
 
 def staged() -> set[Path]:
-    """Weights that lie in this node's memory."""
-    return set(Path("/dev/shm").glob("o3rl-weights-*"))
+    """Weights that lie in this node's memory, and that nobody holds."""
+    return {path.parent for path in Path("/dev/shm").glob("o3rl-weights-*/lock") if free(path)}
+
+
+def free(path: Path) -> bool:
+    with path.open("rb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
 
 
 def test_report_holds_base_sft_and_rl(demo):

@@ -255,6 +255,7 @@ def test_what_is_meant_is_accepted(overrides):
 
 def test_nothing_behind_the_equals_sign_is_an_empty_text():
     assert load(None, ["cluster.address=auto", "cluster.address="]).cluster.address == ""
+    assert load(None, ["tracking.uri=http://h/?a="]).tracking.uri == "http://h/?a="
     with pytest.raises(ValueError, match=r"override 'loop\.steps=': loop\.steps: Value ''"):
         load(None, ["loop.steps="])
 
