@@ -81,15 +81,15 @@ class Stage:
         LookupError if the source dropped the version meanwhile.
         """
         folder = _place(_name(manifest), manifest.size)
+        hold: _Hold | None = None
         try:
             hold, fetched = self._held(folder, source, manifest)
-        except (OSError, ValueError) as error:
-            self._refuse_closed(manifest, error)
-            raise
-        try:
             yield Staged(tuple(_path(hold.folder, b) for b in manifest.buckets), fetched)
-        except BaseException:
-            hold.end()
+        except BaseException as error:
+            if hold is not None:
+                hold.end()
+            if isinstance(error, (OSError, ValueError)):  # of files that are gone, and locks
+                self._refuse_closed(manifest, error)
             raise
         if self._base is not None:
             self._base[1].end()
@@ -143,6 +143,8 @@ class Stage:
         """Write the files that are not there yet; returns the bytes fetched."""
         total = 0
         if not (folder / _MADE).exists():
+            for left in folder.glob("*.[0-9]*"):  # by who was killed as it wrote
+                left.unlink()
             for bucket in manifest.buckets:
                 payload, fetched = self._patched(source, manifest.version, bucket)
                 if payload is None:

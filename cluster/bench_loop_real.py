@@ -91,6 +91,7 @@ async def _measured(run: config.Run, folder: Path, *, steps: int, cores: Sequenc
         for pid in await group.pids():
             bind(pid, cores[1])
         sampler, learner, scorers = Sampling(pool), Learning(group), start.scorers()
+        await scorers.start()
         rows = read_rows(folder / "rows")
 
         async def timed(learns: LoopLearner, incarnation: int) -> list[float]:

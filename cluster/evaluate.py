@@ -81,6 +81,7 @@ async def evaluate(
     """
     from cluster.services import Sampling, model_type, services
     from o3rl.evaluation import Evaluator
+    from o3rl.together import together
 
     families = {name: model_type(path) for name, path in models.items()}
     if len(set(families.values())) > 1:
@@ -92,8 +93,7 @@ async def evaluate(
         media, scorers = start.media(), start.scorers()
         store = start.store(kept=False) if len(models) > 1 else None
         pool = start.rollouts(media.media, store)
-        await pool.start()
-        await scorers.start()
+        await together([pool.start(), scorers.start()])
         evaluator = Evaluator(media, Sampling(pool), scorers)
         for number, (name, path) in enumerate(models.items()):
             version = Version(0, number)

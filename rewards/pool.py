@@ -12,7 +12,7 @@ may still be at work is never handed out again; a bug in a built-in reward is ra
 | who waits | for whom | limit |
 |---|---|---|
 | start | one worker's start | `start_seconds` |
-| score | an idle worker | those at work, each bounded below; those that start, `start_seconds` |
+| score | an idle worker | those at work, each bounded below; `ATTEMPTS` times `start_seconds` |
 | score | one completion | `rewards.seconds` |
 | score | the stacks of a worker that is late | 15 s |
 """
@@ -23,7 +23,7 @@ import os
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any
 
 import ray
@@ -32,7 +32,6 @@ from ray.exceptions import (
     ObjectLostError,
     OutOfMemoryError,
     RayActorError,
-    RayTaskError,
     RuntimeEnvSetupError,
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -44,7 +43,8 @@ from o3rl.stacks import stacks_of, tell_stacks
 from rewards.custom import CustomFault, CustomRewardError
 from rewards.row_scorer import RowScorer
 
-ATTEMPTS = 3  # of one completion, each on another process; and of workers to start for a group
+ATTEMPTS = 3  # of one completion, each on another process; and of each worker to start for a group
+RETRY_SECONDS = 30.0  # from a start that failed to the next one, while others serve
 # What Ray raises where an actor's process is no more, or cannot be; only the first one is usual.
 DIED = (RayActorError, OutOfMemoryError, ActorUnschedulableError, RuntimeEnvSetupError)
 
@@ -62,13 +62,14 @@ class _Place:
 @ray.remote(max_restarts=0)
 class _Actor:
     def __init__(self, rewards: Rewards, model_type: str):
-        self._scorer = RowScorer(rewards, model_type)
+        self._rewards, self._model_type = rewards, model_type
 
     def start(self, source: str) -> "_Place":
-        """Where it is, once it is up. Raises ValueError if it runs other code."""
+        """Where it is, once it is up. ValueError if it runs other code, or has no custom reward."""
         own = source_digest()
         if own != source:
             raise ValueError(f"a scorer runs source {own}, the driver {source}: install one wheel")
+        self._scorer = RowScorer(self._rewards, self._model_type)
         return _Place(ray.get_runtime_context().get_node_id(), os.getpid())
 
     def score(self, prompt: Prompt, text: str) -> Reward | CustomFault:
@@ -117,9 +118,11 @@ class ScorerPool:
         self._workers: set[_Worker] = set()
         self._idle: list[_Worker] = []
         self._joining: set[asyncio.Task[None]] = set()
-        self._vain = 0  # times that the last worker was given up as it did not start
-        self._why = ""  # it did not
-        self._bug: RayTaskError | None = None  # that a start raised
+        self._waiting = 0  # for an idle worker
+        self._failed = 0  # starts
+        self._why = ""  # the last one did
+        self._retry = 0.0  # seconds on the clock, before which others serve without a new one
+        self._bug: Exception | None = None  # that a start raised
         self._changed = asyncio.Condition()
         self._faults: dict[tuple[str, str, str], str] = {}
         self._closed = False
@@ -172,8 +175,9 @@ class ScorerPool:
             raise ValueError(f"a scorer pool needs at least 1 worker, not {workers}")
         async with self._changed:
             self._size = workers
-            while len(self._workers) > workers and self._idle:
-                self._discard(self._idle.pop())
+            starting = [worker for worker in self._workers if worker.place is None]
+            while len(self._workers) > workers and (starting or self._idle):
+                self._discard(starting.pop() if starting else self._idle.pop())
             self._fill()
             self._changed.notify_all()
 
@@ -227,42 +231,53 @@ class ScorerPool:
 
     async def _join(self, worker: _Worker) -> None:
         """Start a worker: then it is idle, or has been given up."""
-        call = worker.actor.start.remote(self._source)
         try:
+            call = worker.actor.start.remote(self._source)
             found = await _within(self._start_seconds, call, "the start of a scorer")
-        except RayTaskError as error:  # another source, a custom reward that cannot be imported
-            self._bug, found = error, str(error.cause)
+        except Exception as error:  # whatever it is: those who wait raise it
+            self._bug, found = error, str(error)
         async with self._changed:
-            if isinstance(found, str):
-                self._why = found
-                self.replaced += 1
-                self._discard(worker)
-                self._vain += not self._workers
-            elif len(self._workers) > self._size:
-                self._discard(worker)
-            else:
-                worker.place = found
-                self._idle.append(worker)
-            self._changed.notify_all()
+            try:
+                if worker in self._workers:  # not given up meanwhile
+                    self._joined(worker, found)
+            finally:
+                self._changed.notify_all()
+
+    def _joined(self, worker: _Worker, found: _Place | str) -> None:
+        if isinstance(found, str):
+            log.warning("%s", found)
+            self._failed, self._why = self._failed + 1, found
+            self._retry = monotonic() + RETRY_SECONDS
+            self.replaced += 1
+            self._discard(worker)
+            if self._waiting:
+                self._fill()
+        else:
+            worker.place = found
+            self._idle.append(worker)
 
     async def _take(self) -> _Worker | None:
-        """An idle worker; None where none was left `ATTEMPTS` times, as no start succeeded."""
+        """An idle worker; None where none serves after `ATTEMPTS` starts of each."""
         async with self._changed:
-            last = self._vain + ATTEMPTS
-            while self._vain < last:
+            last = self._failed + ATTEMPTS * self._size
+            self._waiting += 1
+            try:
                 self._fill()
                 await self._changed.wait_for(
-                    lambda vain=self._vain: (
-                        self._idle or self._closed or self._bug or self._vain > vain
+                    lambda: (
+                        self._idle
+                        or self._closed
+                        or self._bug
+                        or (self._failed >= last and not self._serving())
                     )
                 )
-                if self._closed:
-                    raise RuntimeError("the scorer pool is closed")
-                if self._bug is not None:
-                    raise self._bug
-                if self._idle:
-                    return self._idle.pop()
-        return None
+            finally:
+                self._waiting -= 1
+            if self._closed:
+                raise RuntimeError("the scorer pool is closed")
+            if self._bug is not None:
+                raise self._bug
+            return self._idle.pop() if self._idle else None
 
     async def _give_back(self, worker: _Worker, healthy: bool) -> None:
         async with self._changed:
@@ -276,8 +291,13 @@ class ScorerPool:
                 self._fill()
             self._changed.notify_all()
 
+    def _serving(self) -> bool:
+        return any(worker.place is not None for worker in self._workers)
+
     def _fill(self) -> None:
-        while len(self._workers) < self._size and not self._closed:
+        if self._closed or self._bug or (self._serving() and monotonic() < self._retry):
+            return
+        while len(self._workers) < self._size:
             options = _Actor.options(num_cpus=self._cpus)
             worker = _Worker(options.remote(self._rewards, self._model_type))
             self._workers.add(worker)
@@ -333,4 +353,5 @@ async def _within(
             await late()
         return f"{what} took longer than {seconds:g} s"
     except (*DIED, ObjectLostError) as error:
-        return f"{what}: the scorer process died: {str(error).strip().splitlines()[0]:.300}"
+        said = next(iter(str(error).strip().splitlines()), repr(error))
+        return f"{what}: the scorer process died: {said:.300}"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from ray.exceptions import RaySystemError
 from spatial_row import DOG, TRUTH, claim
 
 from o3rl.config import Profile, Rewards
@@ -165,6 +166,38 @@ def test_a_worker_of_other_source_ends_the_run():
     pool = ScorerPool(Rewards(), model_type="qwen2_5_vl", source="another")
     with pytest.raises(ValueError, match="the driver another: install one wheel"):
         run(pool, group_of(GOOD), group_of(GOOD, number=1))
+
+
+def test_whatever_a_start_raises_reaches_all_who_wait(monkeypatch):
+    async def unreadable(*_):
+        raise RaySystemError("its answer cannot be read")
+
+    monkeypatch.setattr("rewards.pool._within", unreadable)
+    pool = pool_of()
+
+    async def scenario():
+        groups = (pool.score(group_of(GOOD, number=number)) for number in range(3))
+        found = await asyncio.gather(*groups, return_exceptions=True)
+        await pool.close()
+        return found
+
+    assert [type(error) for error in asyncio.run(scenario())] == [RaySystemError] * 3
+
+
+def test_a_worker_without_room_is_the_first_to_go():
+    pool = roomy(1.5, workers=2)
+
+    async def scenario():
+        await pool.start()
+        [serving] = pool._idle
+        await pool.resize(1)
+        assert pool._workers == {serving}
+        [outcome] = await pool.score(group_of(GOOD))
+        await pool.close()
+        return outcome
+
+    assert isinstance(asyncio.run(scenario()), Reward)
+    assert pool.replaced == 0
 
 
 def test_resizing():
