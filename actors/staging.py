@@ -94,7 +94,7 @@ class Stage:
         if self._base is not None:
             self._base[1].end()
             self._base = None
-        if manifest.base and not self._closed:
+        if manifest.base:
             self._base = (manifest.version, hold)
         else:
             hold.end()
@@ -152,6 +152,7 @@ class Stage:
                     verify(bucket, payload)
                     fetched += len(payload)
                 # Who was closed has no lock any more: what another maps there now stays as it is.
+                # (Not `o3rl.files.write_bytes`: it would make a folder again that was removed.)
                 self._refuse_closed(manifest)
                 aside = folder / f"{bucket.index}.{os.getpid()}"
                 aside.write_bytes(payload)

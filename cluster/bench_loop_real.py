@@ -84,14 +84,14 @@ async def _measured(run: config.Run, folder: Path, *, steps: int, cores: Sequenc
         pool = start.rollouts(media.media, store)
         optimisation = Optimisation.of_learning(run.learning, batches=steps)
         group = start.learner(media.media, store, optimisation=optimisation)
-        await asyncio.gather(pool.start(), group.start())
+        scorers = start.scorers()
+        await asyncio.gather(pool.start(), group.start(), scorers.start())
         for place in pool.places:
             assert place is not None
             bind(place.pid, cores[0])
         for pid in await group.pids():
             bind(pid, cores[1])
-        sampler, learner, scorers = Sampling(pool), Learning(group), start.scorers()
-        await scorers.start()
+        sampler, learner = Sampling(pool), Learning(group)
         rows = read_rows(folder / "rows")
 
         async def timed(learns: LoopLearner, incarnation: int) -> list[float]:

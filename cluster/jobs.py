@@ -180,6 +180,8 @@ class Jobs:
 
         ValueError with Ray's reason where it does not take it.
         """
+        from cluster.calls import in_a_line
+
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
@@ -187,7 +189,7 @@ class Jobs:
                 return
             except RuntimeError as error:
                 if "No available agent" not in str(error) or time.monotonic() > deadline:
-                    said = " ".join(str(error).split())
+                    said = in_a_line(error)
                     raise ValueError(f"{self._address} does not take the job: {said}") from error
             time.sleep(2.0)
 
@@ -262,10 +264,12 @@ def one_line(address: str) -> Iterator[None]:
     """What Ray raises where it cannot reach `address`, as a ValueError of one line."""
     from ray.exceptions import AuthenticationError, RpcError
 
+    from cluster.calls import in_a_line
+
     try:
         yield
     except (ConnectionError, RuntimeError, ValueError, AuthenticationError, RpcError) as error:
-        said = " ".join(str(error).split())
+        said = in_a_line(error)
         of_http = isinstance(error, RuntimeError) and re.search(r"\b40[13]\b", said)
         if isinstance(error, AuthenticationError) or of_http:
             raise ValueError(

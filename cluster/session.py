@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import ray
 
+from cluster.calls import in_a_line
 from cluster.jobs import knock, one_line
 from o3rl.config import Cluster
 
@@ -57,8 +58,8 @@ def join_ray(address: str, level: int) -> None:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=level)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        said = " ".join(str(error).split())
-        raise ValueError(f"the Ray cluster at {address} cannot be joined: {said:.300}") from error
+        said = f"{in_a_line(error):.300}"
+        raise ValueError(f"the Ray cluster at {address} cannot be joined: {said}") from error
 
 
 def _start_here(cluster: Cluster) -> None:

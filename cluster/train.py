@@ -170,13 +170,14 @@ async def _start(
     pool = start.rollouts(media.media, store)
     optimisation = Optimisation.of_learning(config.learning, batches=steps)
     group = start.learner(media.media, store, optimisation=optimisation)
+    scorers = start.scorers()
     by_turns = config.rollouts.placement is Placement.colocated
     if by_turns:  # vLLM measures the GPU's free memory as it starts: nobody else may take of it
         await pool.start()
-        await group.start()
+        await together([group.start(), scorers.start()])
     else:
         # The learner asks for room first: of the replicas a part may join later.
-        await together([group.start(), pool.start()])
+        await together([group.start(), scorers.start(), pool.start()])
     ledger = Ledger()
     if checkpoint is not None:
         ledger = Ledger.read(checkpoint.ledger)
@@ -192,8 +193,6 @@ async def _start(
             longest_prompt(config.sampling, config.rollouts), side=config.frames.factor
         ),
     )
-    scorers = start.scorers()
-    await scorers.start()
     first = (Fence(fence), start.membership(pool))
     sampling, learning = Sampling(pool), Learning(group, pool if by_turns else None)
     return Parts(media, sampling, scorers, learning, group, admission, ledger, first)

@@ -156,16 +156,16 @@ class ScorerPool:
         outcomes: dict[int, Outcome] = {}
         attempts: Counter[int] = Counter()
         everyone = range(len(group.rollouts_G))
-        while len(outcomes) < len(everyone):
+        while waiting := [index for index in everyone if index not in outcomes]:
             worker = await self._take()
             if worker is None:
-                late = [index for index in everyone if index not in outcomes]
-                outcomes.update({index: _failure(group, index, self._why) for index in late})
-                break
-            healthy = False
+                outcomes.update({index: _failure(group, index, self._why) for index in waiting})
+                continue
+            healthy, began = False, perf_counter()
             try:
-                healthy = await self._score_on(worker, group, outcomes, attempts)
+                healthy = await self._score_on(worker, group, waiting, outcomes, attempts)
             finally:
+                self.seconds += perf_counter() - began
                 await self._give_back(worker, healthy)
         return self._judged(group, [outcomes[index] for index in everyone])
 
@@ -193,17 +193,6 @@ class ScorerPool:
             self._changed.notify_all()
 
     async def _score_on(
-        self, worker: _Worker, group: Group, outcomes: dict[int, Outcome], attempts: Counter[int]
-    ) -> bool:
-        """Score what has no outcome yet; False if the worker must be replaced."""
-        waiting = [index for index in range(len(group.rollouts_G)) if index not in outcomes]
-        began = perf_counter()
-        try:
-            return await self._score_each(worker, group, waiting, outcomes, attempts)
-        finally:
-            self.seconds += perf_counter() - began
-
-    async def _score_each(
         self,
         worker: _Worker,
         group: Group,
@@ -211,6 +200,7 @@ class ScorerPool:
         outcomes: dict[int, Outcome],
         attempts: Counter[int],
     ) -> bool:
+        """Score those that wait; False if the worker must be replaced."""
         texts = [group.rollouts_G[index].text for index in waiting]
         calls = [worker.actor.score.remote(group.prompt, text) for text in texts]
         for index, call in zip(waiting, calls, strict=True):
