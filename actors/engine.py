@@ -14,15 +14,19 @@ where weights and frames come from.
 import asyncio
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from functools import partial
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from transformers import AutoTokenizer
 from vllm import SamplingParams, TokensPrompt
-from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferInitRequest,
+    WeightTransferUpdateRequest,
+)
 from vllm.exceptions import GracefulHTTPError, VLLMClientError
 from vllm.inputs import EngineInput
 from vllm.outputs import RequestOutput
@@ -31,17 +35,18 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.engine.utils import CoreEngineProcManager
 
+from actors.delivery import Delivery
 from actors.outcome import EngineBroken, Loaded
-from actors.requests import only, parameters, request, rollout, update_info
+from actors.requests import check_frames, group, parameters, request, updates
 from actors.seeds import seed_of
 from actors.settings import engine_config, engine_environment
 from actors.staging import Stage
 from actors.watch import Processes
 from o3rl.config import Model, Rollouts, Sampling, Spanning
-from o3rl.flow import Failure, Group, Prompt, Rollout, Version
+from o3rl.flow import Failure, Group, Prompt, Version
 from o3rl.media import digest
 from o3rl.prompts import longest_prompt, messages
-from o3rl.weights import Manifest, WeightSource
+from o3rl.weights import WeightSource
 
 PLACEHOLDERS = ("<|image_pad|>", "<|video_pad|>")  # the policy must not write them
 ONE_IMAGE = ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
@@ -134,7 +139,7 @@ class Engine:
         Failure beside the rollouts; a prompt that cannot be run is a Failure, final if it is too
         long. Raises EngineBroken, and ValueError if the frames are not those of the plan.
         """
-        self._check_frames(prompt, frames)
+        check_frames(prompt, frames)
         tokens = self._tokens(prompt)
         length = len(tokens) - len(frames) + prompt.plan.tokens(self._factor)
         room = longest_prompt(self.sampling, self.rollouts)
@@ -157,7 +162,14 @@ class Engine:
             outputs = await self._outputs(asked, settings)
         except (VLLMClientError, GracefulHTTPError) as error:  # vLLM does not take the prompt
             return Failure(prompt.group, -1, f"{type(error).__name__}: {error.__cause__ or error}")
-        return self._group(prompt, frames, outputs=outputs, length=length, version=version)
+        return group(
+            prompt,
+            outputs,
+            length=length,
+            started=version,
+            frames_digest=digest(frames),
+            read=partial(self._tokenizer.decode, skip_special_tokens=True),
+        )
 
     async def load(self, source: WeightSource, version: Version | None = None) -> Loaded:
         """Take `version` (None: the newest) from `source` and serve it.
@@ -170,12 +182,12 @@ class Engine:
             self._refuse_broken()
             began = time.monotonic()
             manifest = await asyncio.to_thread(source.manifest, version)
-            await self._check_names(manifest)
+            await self._check_names(manifest.version, manifest.names)
             with ExitStack() as stack:
                 files = self._stage.files(source, manifest)
                 staged = await asyncio.to_thread(stack.enter_context, files)
                 fetched = time.monotonic()
-                report = await self._replace(manifest, staged.paths)
+                report = await self._replace(manifest.version, updates(manifest, staged.paths))
             return Loaded(
                 version=manifest.version,
                 digest=manifest.digest,
@@ -185,6 +197,37 @@ class Engine:
                 fetched=staged.fetched,
                 seconds_fetch=fetched - began,
                 seconds_stalled=time.monotonic() - fetched,
+            )
+
+    async def link(self, init: Mapping[str, Any]) -> None:
+        """Connect to who sends weights straight to this GPU, as vLLM's back end wants it.
+
+        Raises EngineBroken where that fails: its workers may wait for the other side for ever.
+        """
+        try:
+            async with asyncio.timeout(self.rollouts.load_seconds):
+                request = WeightTransferInitRequest(dict(init))
+                await self._llm.init_weight_transfer_engine(request)
+        except (Exception, asyncio.CancelledError) as error:
+            self._broken = f"it cannot connect to the learner: {error or repr(error)}"
+            raise EngineBroken(self._broken) from error
+
+    async def take(self, delivery: Delivery) -> Loaded:
+        """Take a version that is sent straight to this GPU, and serve it. Errors as in `load`."""
+        async with self._update:
+            self._refuse_broken()
+            await self._check_names(delivery.version, delivery.names)
+            began = time.monotonic()
+            report = await self._replace(delivery.version, delivery.updates())
+            return Loaded(
+                version=delivery.version,
+                digest=delivery.digest,
+                tensors=report["tensors"],
+                parameters=report["parameters"],
+                size=report["bytes"],
+                fetched=report["bytes"],
+                seconds_fetch=0.0,
+                seconds_stalled=time.monotonic() - began,
             )
 
     async def sleep(self) -> None:
@@ -220,8 +263,10 @@ class Engine:
         await asyncio.to_thread(self._processes.kill, KILL_SECONDS)  # it may leave workers
         self._stage.close()
 
-    async def _replace(self, manifest: Manifest, paths: Sequence[Path]) -> dict[str, int]:
-        """Pause, update bucket by bucket, resume; running requests fare as `rollouts.spanning`."""
+    async def _replace(
+        self, version: Version, updates: AsyncIterator[Mapping[str, Any]]
+    ) -> dict[str, int]:
+        """Pause, take update by update, resume; running requests fare as `rollouts.spanning`."""
         llm, limit, spanning = self._llm, self.rollouts.load_seconds, self.rollouts.spanning
         self._serving.clear()
         try:
@@ -231,9 +276,9 @@ class Engine:
                 if self._asleep:
                     await llm.wake_up(["weights"])
                 await llm.start_weight_update()
-                for bucket, path in zip(manifest.buckets, paths, strict=True):
-                    await llm.update_weights(WeightTransferUpdateRequest(update_info(bucket, path)))
-                await llm.finish_weight_update(str(manifest.version))
+                async for update in updates:
+                    await llm.update_weights(WeightTransferUpdateRequest(dict(update)))
+                await llm.finish_weight_update(str(version))
                 [report, *_] = await llm.collective_rpc("o3rl_transfer_report")
                 if self._asleep:  # not before: the update takes room of its own
                     await llm.wake_up(["kv_cache"])
@@ -244,10 +289,10 @@ class Engine:
                     await self._forget_prefixes()
                 await llm.resume_generation()
         except (Exception, asyncio.CancelledError) as error:
-            self._broken = f"update to version {manifest.version} failed: {error or repr(error)}"
+            self._broken = f"update to version {version} failed: {error or repr(error)}"
             self._serving.set()
             raise EngineBroken(self._broken) from error
-        self.version = manifest.version
+        self.version = version
         self._serving.set()
         return report
 
@@ -256,13 +301,11 @@ class Engine:
         if not await self._llm.reset_prefix_cache(reset_running_requests=True):
             raise RuntimeError("vLLM kept its caches, though it was to make them anew")
 
-    async def _check_names(self, manifest: Manifest) -> None:
+    async def _check_names(self, version: Version, names: Sequence[str]) -> None:
         with self._whole():
-            problems = await self._llm.collective_rpc(
-                "o3rl_name_problems", args=(list(manifest.names),)
-            )
+            problems = await self._llm.collective_rpc("o3rl_name_problems", args=(list(names),))
         if problems[0]:
-            raise ValueError(f"weights of version {manifest.version}: {problems[0]}")
+            raise ValueError(f"weights of version {version}: {problems[0]}")
 
     async def _current(self) -> Version:
         """The version that serves; waits for an update to end."""
@@ -284,15 +327,6 @@ class Engine:
             self._broken = "vLLM's engine process ended"
         if self._broken:
             raise EngineBroken(f"the rollout engine cannot serve: {self._broken}")
-
-    def _check_frames(self, prompt: Prompt, frames: np.ndarray) -> None:
-        width, height = prompt.plan.size
-        planned = (len(prompt.plan.times_F), height, width, 3)
-        if frames.shape != planned or frames.dtype != np.uint8:
-            raise ValueError(
-                f"frames {prompt.media_key} of group {prompt.group} are {frames.dtype}"
-                f"{list(frames.shape)}; the plan says uint8{list(planned)}"
-            )
 
     def _tokens(self, prompt: Prompt) -> list[int]:
         chat = messages(prompt.row, prompt.plan, style=self.model.prompt_style)
@@ -352,38 +386,6 @@ class Engine:
         except EngineDeadError as error:
             self._broken = "vLLM's engine process ended"
             raise EngineBroken(self._broken) from error
-
-    def _group(
-        self,
-        prompt: Prompt,
-        frames: np.ndarray,
-        *,
-        outputs: Sequence[RequestOutput | str],
-        length: int,
-        version: Version,
-    ) -> Group | Failure:
-        results: list[Rollout | Failure] = []
-        for index, output in enumerate(outputs):
-            if isinstance(output, str):
-                results.append(Failure(prompt.group, index, output))
-                continue
-            completion = only(output)
-            text = self._tokenizer.decode(completion.token_ids, skip_special_tokens=True)
-            results.append(rollout(prompt, index, completion, started=version, text=text))
-        failures = tuple(result for result in results if isinstance(result, Failure))
-        seen = next((o.prompt_token_ids for o in outputs if isinstance(o, RequestOutput)), None)
-        if not seen:
-            return Failure(
-                prompt.group, -1, f"every sample failed, the first: {failures[0].reason}"
-            )
-        assert len(seen) == length, f"vLLM expanded {prompt.media_key} to {len(seen)}, not {length}"
-        return Group(
-            prompt=prompt,
-            rollouts_G=tuple(result for result in results if isinstance(result, Rollout)),
-            prompt_tokens_T=tuple(seen),
-            frames_digest=digest(frames),
-            failures=failures,
-        )
 
 
 def _cancel(sending: asyncio.Task[list[asyncio.Task[RequestOutput | str]]]) -> None:

@@ -9,6 +9,10 @@ class EngineBroken(RuntimeError):
     """The engine cannot serve any more: its process died or an update failed half-way."""
 
 
+class HandOverFailed(RuntimeError):
+    """Weights that the learner sent did not reach a replica, which it names."""
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """What a weight update did: sizes in bytes, times in seconds."""

@@ -3,8 +3,10 @@
 import asyncio
 import os
 import socket
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from actors.delivery import Delivery
 from actors.outcome import EngineBroken, Loaded
 from actors.slot import Fetch, Place
 from o3rl.config import Model, Rollouts, Sampling
@@ -67,6 +69,26 @@ class Replica:
     async def load(self, source: WeightSource, version: Version) -> Loaded:
         """See `Engine.load`."""
         return await self._engine.load(source, version)
+
+    async def link(self, init: Mapping[str, Any]) -> None:
+        """See `Engine.link`."""
+        await self._engine.link(init)
+
+    async def open(self, version: Version, names: Sequence[str]) -> None:
+        """Begin to take a version that the learner sends; then `feed`, and `finish`.
+
+        Raises what `Engine.take` raises, as do those.
+        """
+        self._delivery = Delivery(version, names)
+        await self._delivery.open(self._engine.take)
+
+    async def feed(self, update: Mapping[str, Any]) -> None:
+        """See `Delivery.feed`."""
+        await self._delivery.feed(update)
+
+    async def finish(self, digest: str) -> Loaded:
+        """See `Delivery.finish`."""
+        return await self._delivery.finish(digest)
 
     async def sleep(self) -> None:
         """See `Engine.sleep`."""

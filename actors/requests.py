@@ -1,7 +1,7 @@
-"""What goes to vLLM for one sample, and what comes back as a rollout."""
+"""What goes to vLLM for one sample or one update, and what comes back as rollouts and a group."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ from vllm import SamplingParams, TokensPrompt
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind
 
-from o3rl.flow import Failure, Prompt, Rollout, Version
-from o3rl.weights import Bucket
+from o3rl.flow import Failure, Group, Prompt, Rollout, Version
+from o3rl.weights import Manifest
 
 _FORBIDDEN = -100.0  # added to a logit: never sampled
 
@@ -49,6 +49,41 @@ def parameters(
     )
 
 
+def group(
+    prompt: Prompt,
+    outputs: Sequence[RequestOutput | str],
+    *,
+    length: int,
+    started: Version,
+    frames_digest: str,
+    read: Callable[[Sequence[int]], str],
+) -> Group | Failure:
+    """What became of a prompt's samples: an output each, or why there is none.
+
+    `length` is that of the prompt as it was planned, `read` makes tokens a text.
+    """
+    results: list[Rollout | Failure] = []
+    for index, output in enumerate(outputs):
+        if isinstance(output, str):
+            results.append(Failure(prompt.group, index, output))
+            continue
+        [completion] = output.outputs
+        text = read(completion.token_ids)
+        results.append(rollout(prompt, index, completion, started=started, text=text))
+    failures = tuple(result for result in results if isinstance(result, Failure))
+    seen = next((o.prompt_token_ids for o in outputs if isinstance(o, RequestOutput)), None)
+    if not seen:
+        return Failure(prompt.group, -1, f"every sample failed, the first: {failures[0].reason}")
+    assert len(seen) == length, f"vLLM expanded {prompt.media_key} to {len(seen)}, not {length}"
+    return Group(
+        prompt=prompt,
+        rollouts_G=tuple(result for result in results if isinstance(result, Rollout)),
+        prompt_tokens_T=tuple(seen),
+        frames_digest=frames_digest,
+        failures=failures,
+    )
+
+
 def rollout(
     prompt: Prompt, index: int, output: CompletionOutput, *, started: Version, text: str
 ) -> Rollout | Failure:
@@ -81,13 +116,19 @@ def parse_version(label: str) -> Version:
     return Version(int(incarnation), int(n))
 
 
-def update_info(bucket: Bucket, path: Path) -> dict[str, Any]:
-    """One bucket of a weight update, as plain values: they cross to the workers by msgpack."""
-    entries = [[e.name, e.dtype, list(e.shape), e.digest] for e in bucket.tensors]
-    return {"path": str(path), "index": bucket.index, "entries": entries}
+async def updates(manifest: Manifest, paths: Sequence[Path]) -> AsyncIterator[Mapping[str, Any]]:
+    """A version in files of this node, bucket by bucket: plain values, to cross by msgpack."""
+    for bucket, path in zip(manifest.buckets, paths, strict=True):
+        entries = [[e.name, e.dtype, list(e.shape), e.digest] for e in bucket.tensors]
+        yield {"path": str(path), "index": bucket.index, "entries": entries}
 
 
-def only(output: RequestOutput) -> CompletionOutput:
-    """The completion of a request for one sample."""
-    [completion] = output.outputs
-    return completion
+def check_frames(prompt: Prompt, frames: np.ndarray) -> None:
+    """Raises ValueError if they are not those of the prompt's plan."""
+    width, height = prompt.plan.size
+    planned = (len(prompt.plan.times_F), height, width, 3)
+    if frames.shape != planned or frames.dtype != np.uint8:
+        raise ValueError(
+            f"frames {prompt.media_key} of group {prompt.group} are {frames.dtype}"
+            f"{list(frames.shape)}; the plan says uint8{list(planned)}"
+        )

@@ -29,9 +29,9 @@ import ray
 from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
 
 from actors.fleet import LOAD_MARGIN_SECONDS, Fleet, first_line
-from actors.outcome import EngineBroken, Loaded
+from actors.outcome import EngineBroken, HandOverFailed, Loaded
 from actors.places import DIED, of
-from actors.slot import Fetch, Place, Slot, State
+from actors.slot import Fetch, Giver, Place, Slot, State
 from o3rl.config import Model, Rollouts, Sampling
 from o3rl.flow import Failure, Group, Prompt, Version
 from o3rl.weights import WeightSource
@@ -62,6 +62,7 @@ class RolloutPool:
         self._sampling, self._rollouts, self._source = sampling, rollouts, source
         self._fleet = Fleet(model, sampling=sampling, rollouts=rollouts, fetch=fetch, seed=seed)
         self._fleet.bring = self._refresh
+        self.giver: Giver | None = None  # where weights do not come from `source`
         self._current: Version | None = None
         self._adopted: Version | None = None  # what the replicas' own checkpoint is called
         self._late = 0  # groups past their time limit
@@ -132,9 +133,10 @@ class RolloutPool:
         that failed otherwise restarts; TimeoutError if none is left that could, or none serves
         within `start_seconds`.
         """
-        if self._source is None:
+        if self._source is None and self.giver is None:
             raise ValueError(f"version {version}: the pool has no weight source to load from")
         self._current = version
+        await self._fleet.announce()
         reports = await asyncio.gather(*(self._refresh(slot) for slot in self._fleet.live))
         if not await self._serves(version):
             raise TimeoutError(f"no replica took version {version}: {self._fleet.why}")
@@ -241,7 +243,9 @@ class RolloutPool:
                     report = await self._bring(slot, version)
                 except LookupError:
                     if version == self._current:
-                        raise
+                        if self.giver is None:
+                            raise
+                        await self._next_version()
                     log.info("%s: version %s was passed by while it loaded", slot, version)
                     continue
                 if slot.version != version:
@@ -256,12 +260,29 @@ class RolloutPool:
         """Have a replica load or adopt; one that does not come through it is dead."""
         if version == self._adopted:
             call = slot.actor.adopt.remote(version)
+        elif self.giver is not None:
+            return await self._given(slot, version, self.giver)
         else:
             call = slot.actor.load.remote(self._source, version)
         through, report = await self._answered(slot, call, f"load version {version}")
         if through:
             slot.version = version
         return report
+
+    async def _given(self, slot: Slot, version: Version, giver: Giver) -> Loaded | None:
+        try:
+            report = await giver.give(slot, version)
+        except HandOverFailed as error:
+            self._fleet.died(slot, f"{slot} did not load version {version}: {error}")
+            return None
+        slot.version = version
+        return report
+
+    async def _next_version(self) -> None:
+        """Once there is another than the current one, which the learner is about to name."""
+        passed = self._current
+        async with asyncio.timeout(self._rollouts.load_seconds), self._fleet.changed:
+            await self._fleet.changed.wait_for(lambda: self._current != passed)
 
     async def _sleep(self, slot: Slot) -> bool:
         async with slot.loading:

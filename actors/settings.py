@@ -15,9 +15,13 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.usage.usage_lib import UsageContext
 
 from actors.watch import OWNER
-from o3rl.config import Model, Placement, Rollouts
+from o3rl.config import Model, Placement, Rollouts, Transfer
 
-BACKEND = "o3rl_files"
+BACKENDS = {  # as `actors.transfer` registers them with vLLM
+    Transfer.object_store: "o3rl_files",
+    Transfer.ipc: "o3rl_ipc",
+    Transfer.nccl: "o3rl_nccl",
+}
 EXTENSION = "actors.transfer.WorkerExtension"
 PROCESSOR_CACHE_GIB = 1.0
 
@@ -34,7 +38,7 @@ def engine_config(model: Model, *, rollouts: Rollouts) -> VllmConfig:
 
 
 def engine_arguments(model: Model, *, rollouts: Rollouts) -> AsyncEngineArgs:
-    """For one rollout engine that takes its weights by our back end."""
+    """For one rollout engine that takes its weights by `rollouts.transfer`."""
     on_cpu = rollouts.gpus == 0
     batched = rollouts.max_batched_tokens
     return AsyncEngineArgs(
@@ -55,7 +59,7 @@ def engine_arguments(model: Model, *, rollouts: Rollouts) -> AsyncEngineArgs:
         mm_processor_cache_gb=PROCESSOR_CACHE_GIB,
         logprobs_mode="raw_logprobs",
         worker_extension_cls=EXTENSION,
-        weight_transfer_config=WeightTransferConfig(backend=BACKEND),
+        weight_transfer_config=WeightTransferConfig(backend=BACKENDS[rollouts.transfer]),
         disable_log_stats=True,
         enable_log_requests=False,
     )

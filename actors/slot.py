@@ -5,10 +5,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from actors.outcome import Loaded
 from o3rl.flow import Version
 
 Fetch = Callable[[str], np.ndarray]  # frames by media key
@@ -67,3 +68,15 @@ class Slot:
     def __str__(self) -> str:
         where = f" on {self.place.node}, pid {self.place.pid}" if self.place else ""
         return f"rollout replica {self.index}{where}"
+
+
+class Giver(Protocol):
+    """Has the learner send its weights to a replica."""
+
+    async def give(self, slot: Slot, version: Version) -> Loaded:
+        """Have it take `version`, and serve it.
+
+        Raises LookupError if the learner has trained on, ValueError if the replica refuses the
+        weights, HandOverFailed where they do not reach it.
+        """
+        ...

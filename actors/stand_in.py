@@ -13,14 +13,17 @@ import json
 import os
 import signal
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 from transformers.utils.hub import cached_file
 
+from actors.delivery import Delivery
 from actors.marks import DIES, EMPTY, OVERFLOWS
 from actors.outcome import Loaded
 from actors.seeds import seed_of
@@ -88,6 +91,32 @@ class StandIn:
                 fetched=staged.fetched,
                 seconds_fetch=fetched - began,
                 seconds_stalled=time.monotonic() - fetched,
+            )
+
+    async def link(self, init: Mapping[str, Any]) -> None:
+        """It needs no connection."""
+        del init
+
+    async def take(self, delivery: Delivery) -> Loaded:
+        """Take and count what the learner sends; holds no sums against it, for it has no GPU."""
+        async with self._update:
+            began = time.monotonic()
+            self._serving.clear()
+            async with asyncio.timeout(self._rollouts.load_seconds):
+                async for _ in delivery.updates():
+                    pass
+            self._digests = dict.fromkeys(delivery.names, delivery.digest)
+            self.version = delivery.version
+            self._serving.set()
+            return Loaded(
+                version=delivery.version,
+                digest=delivery.digest,
+                tensors=len(delivery.names),
+                parameters=0,
+                size=0,
+                fetched=0,
+                seconds_fetch=0.0,
+                seconds_stalled=time.monotonic() - began,
             )
 
     async def sleep(self) -> None:

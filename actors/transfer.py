@@ -1,11 +1,11 @@
-"""Our back end of vLLM's native weight transfer: buckets from files in the node's memory.
+"""Our back ends of vLLM's native weight transfer; here, buckets from files in the node's memory.
 
 This module is imported in vLLM's worker processes (it is that of `worker_extension_cls`), where it
-registers the back end and ties the worker's life to its owner's. An update is
+registers the back ends and ties the worker's life to its owner's. An update is
 
     name_problems (nothing is touched) → start → update, bucket by bucket → finish → report
 
-Laws: bytes are held against the manifest's digests where they are read; a version that leaves any
+Laws: bytes are held against the manifest's digests before they serve; a version that leaves any
 element of any parameter unassigned is an error by name. After an error in update or finish the
 model is part old, part new: the engine must not serve again.
 """
@@ -14,7 +14,7 @@ import mmap
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from vllm.distributed.weight_transfer import WeightTransferEngineFactory
@@ -32,11 +32,15 @@ from vllm.model_executor.model_loader.reload import (
 from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 from vllm.model_executor.model_loader.reload.utils import get_tensor_load_numel
 
-from actors.settings import BACKEND
+from actors.settings import BACKENDS
 from actors.watch import die_with_owner
+from o3rl.config import Transfer
 from o3rl.weights import Bucket, RawTensor, TensorEntry, verify
 
 _NAMES_LISTED = 8  # that an error lists
+
+Init = TypeVar("Init", bound=WeightTransferInitInfo)
+Update = TypeVar("Update", bound=WeightTransferUpdateInfo)
 
 
 @dataclass
@@ -59,27 +63,67 @@ class FileUpdate(WeightTransferUpdateInfo):
         return Bucket(self.index, tensors, Path(self.path).stat().st_size)
 
 
-class FileTransferEngine(WeightTransferEngine[FileInit, FileUpdate]):
-    """Loads buckets into the model by layerwise reload, and checks that none of it is left out."""
-
-    init_info_cls = FileInit
-    update_info_cls = FileUpdate
-
-    def init_transfer_engine(self, init_info: FileInit) -> None:
-        """Nothing to connect."""
+class Checked(WeightTransferEngine[Any, Any]):
+    """The laws above, before one of vLLM's weight transfer engines."""
 
     def start_weight_update(self) -> None:
         """Move the layers aside, to be filled one by one."""
         self._loaded: set[str] = set()
         self._tied = tied(self.model)
         self._report = {"tensors": 0, "bytes": 0}
+        super().start_weight_update()  # pyright: ignore[reportAbstractUsage]
+
+    def note(self, loaded: set[str], *, tensors: int, size: int) -> None:
+        """Engine parameters that so many tensors, of `size` bytes, went into."""
+        self._loaded |= loaded
+        self._report["tensors"] += tensors
+        self._report["bytes"] += size
+
+    def finish_weight_update(self) -> None:
+        """Put the layers back. Raises ValueError naming parameters that were not assigned."""
+        missing = {name for name, _ in self.model.named_parameters()} - self._loaded
+        missing |= set(_incomplete(self.model))
+        missing -= set(self._tied)
+        if missing:
+            raise ValueError(f"weight update leaves parameters unassigned: {listed(missing)}")
+        super().finish_weight_update()  # pyright: ignore[reportAbstractUsage]
+        tie(self.model, self._tied)
+        self._report["parameters"] = len(self._loaded)
+
+    def report(self) -> dict[str, int]:
+        """Of the last finished update: tensors and bytes taken, engine parameters assigned."""
+        return dict(self._report)
+
+
+class Layerwise(WeightTransferEngine[Init, Update]):
+    """A weight transfer engine that reloads layer by layer, as vLLM's own do."""
+
+    def init_transfer_engine(self, init_info: Init) -> None:
+        """Nothing to connect."""
+
+    def start_weight_update(self) -> None:
+        """Move the layers aside."""
         initialize_layerwise_reload(self.model)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        """Load one bucket. The base class would synchronise an accelerator, which CPUs lack."""
+        """Take one update. The base class would synchronise an accelerator, which CPUs lack."""
         self.receive_weights(self.parse_update_info(update_info))
         if self.device.type != "cpu":
             torch.accelerator.synchronize()
+
+    def finish_weight_update(self) -> None:
+        """Put the layers back."""
+        finalize_layerwise_reload(self.model, self.model_config)
+
+    def shutdown(self) -> None:
+        """Nothing is held between updates."""
+
+
+class FileTransferEngine(Checked, Layerwise[FileInit, FileUpdate]):
+    """Loads buckets from files of this node."""
+
+    init_info_cls = FileInit
+    update_info_cls = FileUpdate
 
     def receive_weights(self, update_info: FileUpdate) -> None:
         """Map the bucket's file, check it, and load its tensors.
@@ -90,27 +134,9 @@ class FileTransferEngine(WeightTransferEngine[FileInit, FileUpdate]):
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         tensors = verify(update_info.bucket, memoryview(mapped))
         pairs = ((name, _as_torch(raw)) for name, raw in tensors.items())
-        self._loaded |= self.model.load_weights(pairs)  # pyright: ignore[reportCallIssue]
-        self._report["tensors"] += len(tensors)
-        self._report["bytes"] += sum(memoryview(raw.data).nbytes for raw in tensors.values())
-
-    def finish_weight_update(self) -> None:
-        """Put the layers back. Raises ValueError naming parameters that were not assigned."""
-        missing = {name for name, _ in self.model.named_parameters()} - self._loaded
-        missing |= set(_incomplete(self.model))
-        missing -= set(self._tied)
-        if missing:
-            raise ValueError(f"weight update leaves parameters unassigned: {_listed(missing)}")
-        finalize_layerwise_reload(self.model, self.model_config)
-        tie(self.model, self._tied)
-        self._report["parameters"] = len(self._loaded)
-
-    def report(self) -> dict[str, int]:
-        """Of the last finished update: tensors and bytes read, engine parameters assigned."""
-        return dict(self._report)
-
-    def shutdown(self) -> None:
-        """Nothing is held between updates."""
+        loaded = self.model.load_weights(pairs)  # pyright: ignore[reportCallIssue]
+        size = sum(memoryview(raw.data).nbytes for raw in tensors.values())
+        self.note(loaded, tensors=len(tensors), size=size)
 
 
 class WorkerExtension:
@@ -164,12 +190,12 @@ def name_problems(model: torch.nn.Module, names: list[str]) -> str:
     needed = {part for name, _ in model.named_parameters() for part in _parts(model, name)}
     missing = needed - given.keys()
     if missing:
-        return f"the manifest lacks tensors that the model needs: {_listed(missing)}"
+        return f"the manifest lacks tensors that the model needs: {listed(missing)}"
     tied = "language_model.lm_head.weight"  # shipped or not, it is the embedding
     unknown = given.keys() - needed - {tied}
     if unknown:
-        listed = _listed({given[name] for name in unknown})
-        return f"the manifest names tensors that the model does not know: {listed}"
+        names_given = listed({given[name] for name in unknown})
+        return f"the manifest names tensors that the model does not know: {names_given}"
     return ""
 
 
@@ -211,12 +237,15 @@ def _as_torch(raw: RawTensor) -> torch.Tensor:
     return torch.frombuffer(raw.data, dtype=dtype).reshape(raw.shape)
 
 
-def _listed(names: set[str]) -> str:
+def listed(names: set[str]) -> str:
+    """The first of them, and how many more."""
     first = ", ".join(sorted(names)[:_NAMES_LISTED])
     return (
         first if len(names) <= _NAMES_LISTED else f"{first} and {len(names) - _NAMES_LISTED} more"
     )
 
 
-WeightTransferEngineFactory.register_engine(BACKEND, FileTransferEngine)
+WeightTransferEngineFactory.register_engine(BACKENDS[Transfer.object_store], FileTransferEngine)
+WeightTransferEngineFactory.register_engine(BACKENDS[Transfer.ipc], "actors.direct", "IpcEngine")
+WeightTransferEngineFactory.register_engine(BACKENDS[Transfer.nccl], "actors.direct", "NcclEngine")
 die_with_owner()

@@ -22,7 +22,7 @@ from ray.exceptions import RayError, RayTaskError
 from cluster.calls import beside_us, in_a_line
 from cluster.control import Control, Phase, RunLost, Status
 from cluster.train import Trained, train
-from learners.group import LearnerLost
+from learners.answers import LearnerLost
 from o3rl.checkpoints import sound_of
 from o3rl.config import Run
 from o3rl.decode import MediaLost

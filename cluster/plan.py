@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from cluster.placement import Node, Service, misfits, place, sft_units_of, units_of
 from learners.architecture import Architecture
 from learners.memory import Pass, RankMemory, rank_memory, trained_parameters
-from o3rl.config import Frames, Placement, Publish, Rollouts, Run
+from o3rl.config import Frames, Placement, Publish, Rollouts, Run, Transfer
+from o3rl.direct import AT_ONCE_BYTES
 from o3rl.flow import Task
 from o3rl.frames import CEILING
 from o3rl.order import RowOrder, steps_of
@@ -210,7 +211,15 @@ def _others(
         last = "b·Ψ: the last version, where learning.publish is changes"
         yield Amount("published weights", "learner rank, host", published, last)
         yield Amount("published weights", "a node with replicas, host", published, last)
-    yield Amount("published weights", "object store", VERSIONS * published, "3 versions · b·Ψ")
+    if run.rollouts.transfer is Transfer.object_store:
+        yield Amount("published weights", "object store", VERSIONS * published, "3 versions · b·Ψ")
+        yield Amount("published weights", "disk", VERSIONS * published, "3 versions · b·Ψ")
+    else:
+        matrix = architecture.text.vocabulary * architecture.text.hidden * BYTES[run.model.dtype]
+        buffers = 3 * max(AT_ONCE_BYTES, matrix)
+        formula = "3 buffers of 256 MiB, or of the largest parameter"
+        for where in ("learner rank", "rollout replica"):
+            yield Amount("weights on their way", where, buffers, formula)
     yield Amount("frames", "object store", run.frames.cache_mib * 2**20, "frames.cache_mib")
     yield Amount(
         "frames of a prompt",
@@ -218,7 +227,6 @@ def _others(
         run.frames.max_frames * pixels * 3,
         "max_frames · pixels · 3, without key frames",
     )
-    yield Amount("published weights", "disk", VERSIONS * published, "3 versions · b·Ψ")
     yield Amount("a checkpoint", "disk", checkpoint, "12·T + b·Ψ (ZeRO-3: b·(Ψ − T)) + b·Ψ")
     formula = f"{checkpoints} at a time, of both stages: those kept, and one being made"
     yield Amount("all checkpoints", "disk", checkpoints * checkpoint, formula)

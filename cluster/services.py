@@ -7,6 +7,7 @@ Handles are wired here and nowhere else; what uses them sees the protocols of `o
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from tempfile import TemporaryDirectory
 from actors.rollout import RolloutPool
 from cluster.elastic import Membership
 from cluster.frames import AsyncMedia
+from cluster.hand_over import HandOver
 from cluster.hub_models import config_of
 from cluster.media import Media, start_media
 from cluster.store import WeightStore, start_store
@@ -23,7 +25,7 @@ from learners.group import LearnerGroup
 from learners.schedule import Optimisation
 from learners.settings import LearnerSettings
 from o3rl.boxes import BoxConvention, convention_of
-from o3rl.config import Placement, Run
+from o3rl.config import Placement, Run, Transfer
 from o3rl.flow import Failure, Group, Prompt, ScoredGroup, Version
 from o3rl.source import source_digest
 from rewards.pool import ScorerPool
@@ -58,10 +60,14 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Learning:
-    """The learner group as the loop uses it; `sharer` has its GPU by turns with it."""
+    """The learner group as the loop uses it.
+
+    `sharer` has its GPU by turns with it; `direct` takes its weights while it publishes them.
+    """
 
     group: LearnerGroup
     sharer: RolloutPool | None = None
+    direct: Sampling | None = None
 
     @property
     def failures(self) -> tuple[Failure, ...]:
@@ -75,8 +81,16 @@ class Learning:
         return await self.group.update(groups)
 
     async def publish(self, version: Version) -> dict[str, float]:
-        """Make the weights available as `version`."""
-        return await self.group.publish(version)
+        """Make the weights available as `version`, or have the replicas take them."""
+        if self.direct is None:
+            return await self.group.publish(version)
+        started = time.monotonic()
+        self.group.name(version)
+        metrics = await self.direct.load(version)
+        if metrics:  # every one may have died of it, and come back since
+            size = metrics["sync/fetched_bytes"] / metrics["sync/replicas"]
+            metrics |= {"sync/bytes": size, "sync/sent_bytes": size}
+        return metrics | {"sync/publish_seconds": time.monotonic() - started}
 
     async def save(self, folder: Path) -> None:
         """State to go on from."""
@@ -149,6 +163,15 @@ class Services:
         )
         self._stack.push_async_callback(pool.close)
         return pool
+
+    def learning(self, pool: RolloutPool, group: LearnerGroup) -> Learning:
+        """The learner group beside a pool: they may share a GPU, and weights go as configured."""
+        rollouts = self._run.rollouts
+        sharer = pool if rollouts.placement is Placement.colocated else None
+        if rollouts.transfer is Transfer.object_store:
+            return Learning(group, sharer)
+        pool.giver = HandOver(group, rollouts)
+        return Learning(group, sharer, Sampling(pool))
 
     def membership(self, pool: RolloutPool) -> Membership:
         """Who keeps the pool as large as it should be; it ends before the pool does."""

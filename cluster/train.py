@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from cluster.control import Control, Phase, Running
 from o3rl.checkpoints import LEDGER, Checkpoint, Checkpoints, state_of
-from o3rl.config import Placement, Run
+from o3rl.config import Placement, Run, Transfer
 from o3rl.flow import Row, ScoredGroup, Version
 
 if TYPE_CHECKING:  # a wrong configuration is told before any of these is imported
@@ -159,14 +159,16 @@ async def _start(
     checkpoint: Checkpoint | None,
     fence: Callable[[], None],
 ) -> Parts:
-    from cluster.services import Learning, Sampling
+    from cluster.services import Sampling
     from learners.schedule import Optimisation
     from o3rl.admission import Admission, longer_than
     from o3rl.ledger import Ledger
     from o3rl.prompts import longest_prompt
     from o3rl.together import together
 
-    media, store = start.media(), start.store()
+    media = start.media()
+    stored = config.rollouts.transfer is Transfer.object_store
+    store = start.store() if stored else None
     pool = start.rollouts(media.media, store)
     optimisation = Optimisation.of_learning(config.learning, batches=steps)
     group = start.learner(media.media, store, optimisation=optimisation)
@@ -194,8 +196,8 @@ async def _start(
         ),
     )
     first = (Fence(fence), start.membership(pool))
-    sampling, learning = Sampling(pool), Learning(group, pool if by_turns else None)
-    return Parts(media, sampling, scorers, learning, group, admission, ledger, first)
+    learning = start.learning(pool, group)
+    return Parts(media, Sampling(pool), scorers, learning, group, admission, ledger, first)
 
 
 def _loop(

@@ -36,6 +36,16 @@ class Source:
         """Of the tensor, also while its parameter is partitioned."""
         return tuple(getattr(self.parameters[0], "ds_shape", self.parameters[0].shape))
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the tensor."""
+        return self.parameters[0].dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Of the whole tensor."""
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
 
 def sources(policy: PreTrainedModel) -> dict[str, Source]:
     """Every tensor of the plain model by the name that `save_pretrained` gives it.
@@ -58,16 +68,15 @@ def sources(policy: PreTrainedModel) -> dict[str, Source]:
     return found
 
 
-def layers(policy: PreTrainedModel, *, limit: int) -> Iterator[dict[str, Tensor]]:
-    """Buckets of whole engine layers, at most `limit` bytes each, as tensors on the CPU.
+def layers(
+    policy: PreTrainedModel, *, limit: int, device: torch.device | str = "cpu"
+) -> Iterator[dict[str, Tensor]]:
+    """Buckets of whole engine layers, at most `limit` bytes each, as tensors on `device`.
 
     Every rank must exhaust it; ranks other than 0 get empty dictionaries.
     """
     found = sources(policy)
-    sizes = (
-        (name, torch.Size(source.shape).numel() * source.parameters[0].element_size())
-        for name, source in found.items()
-    )
+    sizes = ((name, source.nbytes) for name, source in found.items())
     for names in split_layers(sizes, limit):
         parameters = [parameter for name in names for parameter in found[name].parameters]
         partitioned = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
@@ -75,7 +84,7 @@ def layers(policy: PreTrainedModel, *, limit: int) -> Iterator[dict[str, Tensor]
         with deepspeed.zero.GatheredParameters(partitioned), torch.no_grad():
             if rank() == 0:
                 # Copies: the gathered memory goes back when the context ends.
-                tensors = {name: found[name].merge().to("cpu", copy=True) for name in names}
+                tensors = {name: found[name].merge().to(device, copy=True) for name in names}
         yield tensors
 
 

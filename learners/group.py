@@ -1,4 +1,4 @@
-"""The learner group: one rank per actor, all or none. The only file of this package with Ray.
+"""The learner group: one rank per actor, all or none. Only this file and `answers.py` have Ray.
 
     controller ── update, sft_step, save, … ──► rank 0 … rank R−1 (one `RankWorker` each)
                                                  └─ collectives (gloo or NCCL) ─┘
@@ -10,7 +10,8 @@ good to be closed.
 | who waits | for whom | limit |
 |---|---|---|
 | start | placement; the ranks | `cluster.start_seconds` |
-| update, sft_step, publish, save, restore, export | all ranks | `learning.seconds` |
+| any call | the call before it | that one's limit |
+| update, sft_step, publish, send, save, restore, export | all ranks | `learning.seconds` |
 | a rank in a collective | the other ranks | `learning.seconds` |
 | who hears nothing | the stacks of the silent ranks, for the log | 15 s |
 """
@@ -19,20 +20,14 @@ import asyncio
 import logging
 import os
 import socket
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import (
-    ActorUnschedulableError,
-    OutOfMemoryError,
-    RayActorError,
-    RayTaskError,
-    RuntimeEnvSetupError,
-)
+from ray.exceptions import RayTaskError
 from ray.util.placement_group import (
     PlacementGroup,
     placement_group,
@@ -40,10 +35,12 @@ from ray.util.placement_group import (
 )
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from learners.answers import LearnerLost, all_answers
 from learners.flops import Flops
 from learners.settings import Fetch, LearnerSettings
 from learners.shares import group_cost, mini_batches, row_cost, shares
 from o3rl.config import RESOURCE_SHARE, Cluster
+from o3rl.direct import Receivers
 from o3rl.flow import Failure, Prompt, ScoredGroup, Version
 from o3rl.source import source_digest
 from o3rl.stacks import stacks_of, tell_stacks
@@ -51,22 +48,8 @@ from o3rl.weights import WeightSink
 
 log = logging.getLogger(__name__)
 
-# What Ray raises where an actor's process is no more, or cannot be; only the first one is usual.
-DIED = (RayActorError, OutOfMemoryError, ActorUnschedulableError, RuntimeEnvSetupError)
-GRACE_SECONDS = 5.0
 PATIENCE_SECONDS = 30.0  # with a wait for room, until it is told
 PID_SECONDS = 30.0
-
-
-class LearnerLost(RuntimeError):
-    """A rank died or did not answer; the group must be closed and started again.
-
-    `silent` are the ranks that did not answer.
-    """
-
-    def __init__(self, told: str, *, silent: Sequence[int] = ()):
-        super().__init__(told)
-        self.silent = tuple(silent)
 
 
 class _Rank:
@@ -120,7 +103,7 @@ class _Rank:
 
 
 class LearnerGroup:
-    """The ranks as one learner. Use it from one event loop, one call at a time.
+    """The ranks as one learner. Use it from one event loop; calls are taken one after the other.
 
     `fetch` gives frames by media key and is sent to the ranks; `sink` takes published weights.
     `failures` are what the latest update or SFT step refused to train, to be reported.
@@ -139,7 +122,9 @@ class LearnerGroup:
         self._cluster = cluster
         self._fetch = fetch
         self._sink = sink
-        self._version: Version | None = None
+        self._version: Version | None = None  # what the weights are; None once they are trained on
+        self._turn = asyncio.Lock()
+        self._lost: LearnerLost | None = None
         self._flops: Flops | None = None
         self._placement: PlacementGroup | None = None
         self._ranks: list[Any] = []  # Ray's handles carry no type
@@ -156,14 +141,14 @@ class LearnerGroup:
             self._ranks = [self._build(rank) for rank in range(self._settings.learning.ranks)]
             limit = self._cluster.start_seconds
             calls = [self._ranks[0].address.remote()]
-            [(host, port)] = await _all(calls, what="learner start", seconds=limit)
+            [(host, port)] = await all_answers(calls, what="learner start", seconds=limit)
             calls = [
                 rank.start.remote(
                     self._settings, self._fetch, host=host, port=port, source=source_digest()
                 )
                 for rank in self._ranks
             ]
-            await _all(calls, what="learner start", seconds=limit)
+            await all_answers(calls, what="learner start", seconds=limit)
             self._pids = await self.pids()
         except BaseException:
             await self.close()
@@ -203,6 +188,30 @@ class LearnerGroup:
             metrics["sync/changed_share"] = published.changed
         return metrics
 
+    def name(self, version: Version) -> None:
+        """The weights are `version` from now on; to be told before a `send` of it."""
+        self._version = version
+
+    async def send(self, version: Version, receivers: Receivers) -> tuple[Any, ...]:
+        """Send the weights straight to `receivers`; returns what each of them reports.
+
+        Raises LookupError if the weights are no longer `version`; what a receiver raises.
+        """
+        async with self._alone():
+            if self._version != version:
+                raise LookupError(f"version {version} is not held: the learner has trained on")
+            [place] = await self._answers([self._ranks[0].address.remote()], "address")
+            calls = [rank.call.remote("send", version, receivers, place) for rank in self._ranks]
+            try:
+                reports, *_ = await self._answers(calls, "send")
+            except RayTaskError as error:
+                if len(self._ranks) == 1:
+                    raise
+                told = f"learner send: the others wait for rank 0: {error}"
+                self._lost = LearnerLost(told)
+                raise self._lost from error
+        return reports
+
     async def save(self, folder: Path) -> None:
         """Write the learner's state, whole when this returns. Raises OSError as the disk does."""
         await self._write("save", folder)
@@ -221,7 +230,7 @@ class LearnerGroup:
     async def pids(self) -> list[int]:
         """Of the ranks' processes."""
         calls = [rank.pid.remote() for rank in self._ranks]
-        return await _all(calls, what="pid", seconds=PID_SECONDS)
+        return await all_answers(calls, what="pid", seconds=PID_SECONDS)
 
     async def close(self) -> None:
         """End all ranks and give their room back. May be called again."""
@@ -235,13 +244,15 @@ class LearnerGroup:
     async def _learn(
         self, method: str, by_rank: Sequence[tuple[Any, ...]], **keywords: Any
     ) -> dict[str, float]:
-        started = time.monotonic()
-        calls = [
-            rank.call.remote(method, *arguments, **keywords)
-            for rank, arguments in zip(self._ranks, by_rank, strict=True)
-        ]
-        metrics, *_ = await self._answers(calls, method)
-        [self.failures] = await self._answers([self._ranks[0].failures.remote()], method)
+        async with self._alone():
+            started = time.monotonic()
+            self._version = None
+            calls = [
+                rank.call.remote(method, *arguments, **keywords)
+                for rank, arguments in zip(self._ranks, by_rank, strict=True)
+            ]
+            metrics, *_ = await self._answers(calls, method)
+            [self.failures] = await self._answers([self._ranks[0].failures.remote()], method)
         return metrics | {"learner/seconds": time.monotonic() - started}
 
     async def _costs(self) -> Flops:
@@ -252,15 +263,25 @@ class LearnerGroup:
         return self._flops
 
     async def _call(self, method: str, *arguments: Any) -> list[Any]:
-        calls = [rank.call.remote(method, *arguments) for rank in self._ranks]
-        return await self._answers(calls, method)
+        async with self._alone():
+            calls = [rank.call.remote(method, *arguments) for rank in self._ranks]
+            return await self._answers(calls, method)
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """One call at a time, and none of a group that was lost."""
+        async with self._turn:
+            if self._lost is not None:
+                raise LearnerLost(str(self._lost)) from self._lost
+            yield
 
     async def _answers(self, calls: Sequence[Any], method: str) -> list[Any]:
-        """Of the ranks, as `_all` has them; what those that are silent are doing is logged."""
+        """Of the ranks, as `all_answers` has them; what the silent ones are doing is logged."""
         seconds = self._settings.learning.seconds
         try:
-            return await _all(calls, what=f"learner {method}", seconds=seconds)
+            return await all_answers(calls, what=f"learner {method}", seconds=seconds)
         except LearnerLost as error:
+            self._lost = error
             await asyncio.gather(*(self._show(rank) for rank in error.silent))
             raise
 
@@ -274,17 +295,18 @@ class LearnerGroup:
         ray.cancel(asked)
 
     async def _write(self, method: str, folder: Path) -> None:
-        calls = [rank.call.remote(method, folder.absolute()) for rank in self._ranks]
-        try:
-            await self._answers(calls, method)
-        except RayTaskError as error:
-            if not isinstance(error.cause, OSError):
-                raise
-            _, waiting = ray.wait(calls, num_returns=len(calls), timeout=0)
-            if waiting:
-                said = f"learner {method}: a rank could not write while others wait for it"
-                raise LearnerLost(f"{said}: {error.cause}") from error
-            raise OSError(str(error.cause)) from error  # without the ranks' tracebacks
+        async with self._alone():
+            calls = [rank.call.remote(method, folder.absolute()) for rank in self._ranks]
+            try:
+                await self._answers(calls, method)
+            except RayTaskError as error:
+                if not isinstance(error.cause, OSError):
+                    raise
+                _, waiting = ray.wait(calls, num_returns=len(calls), timeout=0)
+                if waiting:
+                    said = f"learner {method}: a rank could not write while others wait for it"
+                    raise LearnerLost(f"{said}: {error.cause}") from error
+                raise OSError(str(error.cause)) from error  # without the ranks' tracebacks
 
     async def _reserve(self) -> PlacementGroup:
         """All bundles or none: a half-started group would hang on its first collective."""
@@ -335,45 +357,6 @@ def _environment(cluster: Cluster, *, on_gpu: bool) -> dict[str, str]:
     return threads if on_gpu else threads | {"DS_ACCELERATOR": "cpu"}
 
 
-async def _all(calls: Sequence[Any], *, what: str, seconds: float) -> list[Any]:
-    """The answers of all ranks, in order.
-
-    The first that fails ends the wait with its own error; LearnerLost where a rank died, or failed
-    because another one has left a collective. Raises LearnerLost, naming the ranks that are waited
-    for, after `seconds`.
-    """
-    tasks = [asyncio.wrap_future(call.future()) for call in calls]
-    done, waiting = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
-    if waiting and any(task.exception() for task in done):
-        # A rank whose peer died fails in its collective, often before Ray tells of the death.
-        more, waiting = await asyncio.wait(waiting, timeout=GRACE_SECONDS)
-        done |= more
-    late = [rank for rank, task in enumerate(tasks) if task in waiting]
-    for task in waiting:
-        task.cancel()
-    errors = {rank: task.exception() for rank, task in enumerate(tasks) if task in done}
-    for rank, error in errors.items():
-        if isinstance(error, DIED):
-            raise LearnerLost(f"{what}: rank {rank} died: {error}") from error
-    for rank, error in errors.items():
-        if error is not None and _of_peer(error):
-            raise LearnerLost(f"{what}: rank {rank} lost the others: {error}") from error
-    for error in errors.values():
-        if error is not None:
-            raise error
-    if late:
-        raise LearnerLost(
-            f"{what}: no answer within {seconds:.0f} s from ranks {late}", silent=late
-        )
-    return [task.result() for task in tasks]
-
-
 def _free() -> str:
     free = ray.available_resources()
     return f"CPU {free.get('CPU', 0):g}, GPU {free.get('GPU', 0):g}"
-
-
-def _of_peer(error: BaseException) -> bool:
-    """Whether a collective failed; gloo has no error type of its own."""
-    torch = sys.modules.get("torch.distributed")  # it came with the error, or this is none of its
-    return "/gloo/" in str(error) or (torch is not None and isinstance(error, torch.DistError))

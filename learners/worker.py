@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 
 from learners import export as outward
 from learners.ahead import ahead
+from learners.direct import Direct, PolicyWeights
 from learners.engine import build_engine, join_ranks, set_rate, step
 from learners.flops import Flops
 from learners.inputs import Reader
@@ -42,6 +43,7 @@ from learners.shares import passes
 from learners.state import load_state, save_state
 from learners.tally import Tally
 from o3rl.config import Objective, OldLogprobs
+from o3rl.direct import Receivers
 from o3rl.flow import Failure, Prompt, ScoredGroup, Version
 from o3rl.weights import Published, WeightSink
 
@@ -84,6 +86,7 @@ class RankWorker:
         self._reference = self._build_reference()
         self._packed = self._pack_policy(self._policy)
         self._publisher = Publisher(self._policy, learning.publish)
+        self._direct = Direct(PolicyWeights(self._policy, self._device))
         self._engine = build_engine(
             self._packed,
             learning,
@@ -150,8 +153,18 @@ class RankWorker:
         """Send the weights as `version`; all ranks enter, rank 0 sends and is told of it."""
         return self._publisher.send(version, sink)
 
+    def send(
+        self, version: Version, receivers: Receivers, place: tuple[str, int]
+    ) -> tuple[Any, ...]:
+        """Send the weights as `version` straight to the receivers; all ranks enter.
+
+        What they report, on rank 0. `place` is as in `o3rl.direct`.
+        """
+        return tuple(self._direct.send(version, receivers, place))
+
     def close(self) -> None:
         """Leave the process group."""
+        self._direct.close()
         dist.destroy_process_group()
 
     def _build_reference(self) -> PackedPolicy | None:

@@ -55,6 +55,20 @@ class Placement(StrEnum):
     colocated = "colocated"
 
 
+class Transfer(StrEnum):
+    """How weights come to the replicas.
+
+    object_store: through the weight store, from which any replica takes them at any time. ipc: from
+    GPU memory that rank 0 shares with the one engine beside it (`rollouts.placement` colocated).
+    nccl: rank 0 sends to the GPUs of all replicas at once; for a pool that stays as it is, since
+    the learner stands still while they take them, and for one that joins.
+    """
+
+    object_store = "object_store"
+    ipc = "ipc"
+    nccl = "nccl"
+
+
 class Publish(StrEnum):
     """What is sent of new weights: all, or the values that changed since the last version.
 

@@ -24,6 +24,7 @@ from o3rl.choices import (
     Publish,
     Schedule,
     Spanning,
+    Transfer,
 )
 from o3rl.requirements import all_right, noted, require
 from o3rl.sections import (
@@ -65,6 +66,7 @@ __all__ = [
     "Sft",
     "Spanning",
     "Tracking",
+    "Transfer",
     "as_yaml",
     "check_combinations",
     "cpus_needed",
@@ -172,6 +174,7 @@ def check_combinations(run: Run) -> None:
     )
     if run.rollouts.placement is Placement.colocated:
         _check_colocated(run)
+    _check_transfer(run)
     for name, resource in (
         ("rollouts.resource", run.rollouts.resource),
         ("cluster.learner_resource", run.cluster.learner_resource),
@@ -209,6 +212,35 @@ def _check_colocated(run: Run) -> None:
     )
     for name, value, right, rule in rules:
         require(right, name, value, f"{rule} where rollouts.placement is colocated")
+
+
+def _check_transfer(run: Run) -> None:
+    """Weights that go from GPU to GPU: which GPUs, and a pool that stays as it is."""
+    rollouts, cluster = run.rollouts, run.cluster
+    way, gpus = rollouts.transfer, (rollouts.gpus, cluster.gpus_per_rank)
+    if way is Transfer.object_store:
+        return
+    whole = min(gpus) >= 1
+    placed = Placement.colocated if way is Transfer.ipc else Placement.separate
+    publish, full = run.learning.publish.value, run.learning.publish is Publish.full
+    rules = [
+        ("rollouts.placement", rollouts.placement.value, rollouts.placement is placed, placed),
+        ("learning.publish", publish, full, "full"),
+        (
+            "rollouts.stand_in_seconds",
+            rollouts.stand_in_seconds,
+            not rollouts.stand_in_seconds,
+            "0",
+        ),
+    ]
+    if way is Transfer.nccl:
+        most = rollouts.max_replicas
+        rules += [
+            ("rollouts.gpus, cluster.gpus_per_rank", gpus, whole, "1 or more each"),
+            ("rollouts.max_replicas", most, most == 0, "0 (the pool stays as it is)"),
+        ]
+    for name, value, right, rule in rules:
+        require(right, name, value, f"{rule} where rollouts.transfer is {way}")
 
 
 def cpus_needed(run: Run) -> float:

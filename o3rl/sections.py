@@ -17,6 +17,7 @@ from o3rl.choices import (
     Publish,
     Schedule,
     Spanning,
+    Transfer,
 )
 from o3rl.flow import PARTS, Task
 from o3rl.requirements import require
@@ -238,7 +239,7 @@ class Rollouts:
     gpus: float = 1.0  # per replica; 0 on a machine without
     resource: str = ""  # Ray's name for what only nodes for replicas have; empty: any node
     placement: Placement = Placement.separate
-    transfer: str = "object_store"  # of weights to replicas; the only way that is built
+    transfer: Transfer = Transfer.object_store  # of weights to replicas
     tensor_parallel: int = 1
     memory_share: float = 0.85  # of a GPU, weights included
     kv_cache_gib: int = 1  # on CPU
@@ -269,12 +270,6 @@ class Rollouts:
         )
         require(self.scale_after >= 1, "rollouts.scale_after", self.scale_after, "1 or more")
         require(self.cpus > 0, "rollouts.cpus", self.cpus, "more than 0")
-        require(
-            self.transfer == "object_store",
-            "rollouts.transfer",
-            self.transfer,
-            "object_store, which serves every placement; nccl and ipc are not built",
-        )
         require(self.gpus >= 0, "rollouts.gpus", self.gpus, "0 or more")
         require(self.tensor_parallel >= 1, "rollouts.tensor_parallel", self.tensor_parallel, ">= 1")
         require(0 < self.memory_share < 1, "rollouts.memory_share", self.memory_share, "in (0, 1)")

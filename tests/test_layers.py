@@ -73,7 +73,7 @@ def test_a_library_is_imported_where_it_may_be(name):
     [
         ("rewards", {"pool.py"}),
         ("actors", {"fleet.py", "places.py", "rollout.py"}),
-        ("learners", {"group.py"}),
+        ("learners", {"answers.py", "group.py"}),
     ],
 )
 def test_ray_is_imported_only_where_a_folder_pools(folder, files):

@@ -13,11 +13,14 @@ import ray.util
 from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+from ray.exceptions import RayTaskError
 
 from actors import fleet
 from actors.marks import DIES
+from actors.outcome import HandOverFailed, Loaded
 from actors.rollout import RolloutPool, State
-from o3rl.config import Placement, Rollouts
+from cluster.hand_over import HandOver, Replicas
+from o3rl.config import Placement, Rollouts, Transfer
 from o3rl.flow import Failure, Group, Version
 from tests.actors.conftest import (
     ROLLOUTS,
@@ -219,6 +222,100 @@ def test_a_killed_one_hands_its_prompts_back_and_takes_the_version_of_the_day(po
     assert pool.counts["deaths"] == 1
 
 
+class Sending:
+    """A learner that sends what it has been told it holds, as rank 0 would; the stand-ins count."""
+
+    def __init__(self) -> None:
+        self.version: Version | None = None
+        self.sent: list[tuple[Version, int]] = []  # with how many took part
+        self.meanwhile = lambda: None
+        self._turn = asyncio.Lock()
+
+    async def send(self, version: Version, replicas: Replicas) -> list[Loaded]:
+        async with self._turn:
+            if version != self.version:
+                raise LookupError(f"version {version} is not held")
+            self.sent.append((version, len(replicas.members)))
+            try:
+                return await asyncio.to_thread(self._drive, version, replicas)
+            except HandOverFailed as error:  # as it comes from a rank
+                raise RayTaskError("send", str(error), error) from error
+
+    def _drive(self, version: Version, replicas: Replicas) -> list[Loaded]:
+        replicas.link({})
+        replicas.open(version, ["a", "b"])
+        self.meanwhile()
+        replicas.feed({"n": 1})
+        return replicas.finish("digest")
+
+
+@pytest.fixture
+def sending(pool):
+    """The pool takes its weights straight from it, for a while."""
+    learner = Sending()
+    direct = replace(QUICK, transfer=Transfer.nccl)
+    pool.giver = HandOver(learner, direct)  # pyright: ignore[reportArgumentType]
+    yield learner
+    pool.giver = None
+
+
+def test_all_take_what_the_learner_sends_together(pool, run, sending):
+    sending.version = Version(0, 3)
+    reports = run(pool.load(Version(0, 3)))
+    assert [(report.version, report.digest) for report in reports] == [
+        (Version(0, 3), "digest")
+    ] * 2
+    assert sending.sent == [(Version(0, 3), 2)]
+    assert versions(run(many(pool, 4))) == {Version(0, 3)}
+
+
+def test_one_that_dies_as_it_takes_weights_costs_those_with_it_a_restart(pool, run, sending):
+    victim = pool.places[0]
+
+    def kill() -> None:
+        sending.meanwhile = lambda: None
+        os.kill(victim.pid, signal.SIGKILL)
+
+    async def load():
+        sending.version, sending.meanwhile = Version(0, 4), kill
+        await pool.load(Version(0, 4))
+        async with asyncio.timeout(60):
+            while pool.states != (State.HEALTHY,) * 2:
+                await asyncio.sleep(0.1)
+        return await many(pool, 4)
+
+    before = pool.counts["deaths"]
+    assert versions(run(load())) == {Version(0, 4)}
+    assert pool.counts["deaths"] == before + 2
+    assert sending.sent[0] == (Version(0, 4), 2)
+
+
+def test_one_that_comes_when_the_learner_has_trained_on_takes_the_next(pool, run, sending, version):
+    sending.version = Version(0, 4)
+
+    async def come():
+        os.kill(pool.places[0].pid, signal.SIGKILL)
+        lost = []
+        async with asyncio.timeout(30):
+            while not lost:
+                lost = [each for each in await many(pool, 2) if isinstance(each, Failure)]
+        sending.version = None  # it learns
+        async with asyncio.timeout(60):
+            while State.STALE not in pool.states:
+                await asyncio.sleep(0.1)
+        assert State.HEALTHY in pool.states
+        assert versions(await many(pool, 2)) == {Version(0, 4)}
+        assert State.STALE in pool.states
+        sending.version = Version(0, 5)
+        await pool.load(Version(0, 5))
+        assert pool.states == (State.HEALTHY,) * 2
+        return await many(pool, 4)
+
+    assert versions(run(come())) == {Version(0, 5)}
+    pool.giver = None  # back to the store
+    run(pool.load(version(6)))
+
+
 def test_a_prompt_that_kills_its_replica_costs_no_other_its_attempts(pool, run):
     async def tried(asked) -> Group | Failure:
         for attempt in range(3):
@@ -263,7 +360,7 @@ def test_a_frozen_one_is_named_shown_and_replaced(pool, run, caplog):
         assert pool.places[1].pid != victim.pid
         return await many(pool, 6)
 
-    assert versions(run(freeze())) == {Version(0, 2)}
+    assert versions(run(freeze())) == {Version(0, 6)}
     assert f"{name} says nothing; it is here:\n" in caplog.text
     assert "Worker.main_loop" in caplog.text or "its stacks cannot be had" in caplog.text
 
@@ -302,7 +399,7 @@ def test_a_lost_node_costs_its_prompts_and_its_replica_moves(pool, run, cluster)
                 await asyncio.sleep(0.1)
         return await many(pool, 6)
 
-    assert versions(run(lose())) == {Version(0, 2)}
+    assert versions(run(lose())) == {Version(0, 6)}
 
 
 def test_what_sleeps_serves_again_with_the_next_weights(pool, run, version):
@@ -312,13 +409,13 @@ def test_what_sleeps_serves_again_with_the_next_weights(pool, run, version):
         late = asyncio.create_task(pool.sample(prompt(0)))
         await asyncio.sleep(0.5)
         waits = not late.done()
-        await pool.load(version(3))
+        await pool.load(version(7))
         return asleep, waits, await late
 
     asleep, waits, group = run(sleep_and_load())
     assert set(asleep) == {State.STALE}
     assert waits
-    assert versions([group]) == {Version(0, 3)}
+    assert versions([group]) == {Version(0, 7)}
 
 
 def test_a_replica_leaves_a_node_that_is_to_go_and_costs_no_prompt(pool, run, cluster):
@@ -338,6 +435,6 @@ def test_a_replica_leaves_a_node_that_is_to_go_and_costs_no_prompt(pool, run, cl
                 groups += await many(pool, 4)
         return groups
 
-    assert versions(run(drain())) == {Version(0, 3)}
+    assert versions(run(drain())) == {Version(0, 7)}
     changed = {name: pool.counts[name] - before[name] for name in ("joined", "left", "deaths")}
     assert changed == {"joined": 1, "left": 1, "deaths": 0}

@@ -8,7 +8,7 @@ from ray.exceptions import ActorDiedError, RayTaskError
 from cluster.calls import in_a_line
 from cluster.controller import lost
 from cluster.frames import AsyncMedia
-from learners.group import LearnerLost
+from learners.answers import LearnerLost
 from o3rl.decode import MediaError, MediaLost
 from o3rl.flow import Failure, Row, Task, Truth
 

@@ -229,3 +229,18 @@ def test_problems_of_configuration_and_surroundings(tmp_path, capsys):
     starts = ["there is no data set at"] * 3 + ["data.media is", "model.path: there is no folder"]
     assert len(problems) == len(starts)
     assert all(said.startswith(start) for said, start in zip(problems, starts, strict=True))
+
+
+def test_weights_wait_in_the_store_or_are_on_their_way_from_gpu_to_gpu():
+    """The largest parameter of 7B is the embedding of 152,064 × 3,584 values."""
+
+    def held(*overrides: str) -> dict[tuple[str, str], int]:
+        amounts = plan_of(seven_b(*overrides), SEVEN_B, BIG).amounts
+        names = ("published weights", "weights on their way")
+        return {(each.name, each.where): each.bytes for each in amounts if each.name in names}
+
+    stored = {("published weights", where): 3 * 2 * PSI for where in ("object store", "disk")}
+    assert held() == stored
+    ends = ("learner rank", "rollout replica")
+    buffers = 3 * 2 * 152_064 * 3_584
+    assert held("rollouts.transfer=nccl") == {("weights on their way", e): buffers for e in ends}

@@ -1,8 +1,9 @@
-"""A weight sink that learner ranks can write to from their own processes: a folder."""
+"""Where learner ranks can send weights to from their own processes: a folder."""
 
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from o3rl.flow import Version
 from o3rl.weights import Bucket, Manifest
@@ -20,3 +21,35 @@ class FolderSink:
 
     def commit(self, manifest: Manifest) -> None:
         (self.folder / f"{manifest.version}").write_bytes(pickle.dumps(manifest))
+
+
+@dataclass(frozen=True)
+class FolderReceivers:
+    """Takes tensors straight from rank 0, as replicas would, and puts them into a file."""
+
+    folder: Path
+    members: tuple[str, ...] = ("folder",)
+
+    def sender(self, weights: Any, *, rank: int, place: tuple[str, int]) -> "FolderSender":
+        return FolderSender(self.folder, weights, rank, place[1])
+
+
+@dataclass(frozen=True)
+class FolderSender:
+    folder: Path
+    weights: Any
+    rank: int
+    port: int
+
+    def send(self, version: Version) -> list[tuple[int, int, Manifest]]:
+        import torch
+
+        tensors = dict(self.weights)  # all ranks walk
+        if self.rank != 0:
+            assert not tensors
+            return []
+        torch.save(tensors, self.folder / f"{version}-sent")
+        return [(self.rank, self.port, self.weights.manifest(version))]
+
+    def close(self) -> None:
+        """Nothing is held."""

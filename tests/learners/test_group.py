@@ -10,15 +10,17 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import folder_sink
 import pytest
 import ray
 import torch
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 from safetensors.torch import load, load_file
 
-from learners.group import LearnerGroup, LearnerLost, _all
+from learners.answers import LearnerLost, all_answers
+from learners.group import LearnerGroup
 from learners.worker import RankWorker
 from o3rl.config import Cluster
 from o3rl.flow import Version
@@ -81,15 +83,26 @@ def test_two_ranks_do_what_one_does(zero, settings, groups, prompts, fetch, tmp_
             broken = replace(groups[0], group=replace(groups[0].group, frames_digest="0" * 16))
             published = await learner.publish(Version(0, 1))
             assert published["sync/bytes"] > 2**20
+            receivers = folder_sink.FolderReceivers(tmp_path)
+            [(sender, _, sums)] = await learner.send(Version(0, 1), receivers)
+            assert (sender, sums.version) == (0, Version(0, 1))
+            with pytest.raises(LookupError, match=r"version 0\.2 is not held"):
+                await learner.send(Version(0, 2), receivers)
+            learner.name(Version(0, 2))
+            await learner.send(Version(0, 2), receivers)
             refused = await learner.update([broken, groups[1]])
             assert refused["learner/refused"] == 1
             assert [failure.group for failure in learner.failures] == [0]
+            with pytest.raises(LookupError, match="has trained on"):
+                await learner.send(Version(0, 2), receivers)
             pid = (await learner.pids())[1]
             if zero == 2:
                 updating = asyncio.ensure_future(learner.update(groups))
                 os.kill(pid, signal.SIGKILL)
                 with pytest.raises(LearnerLost, match=r"learner update: rank 1 died"):
                     await updating
+                with pytest.raises(LearnerLost, match=r"learner update: rank 1 died"):
+                    await learner.save(tmp_path / "late")  # at once
                 return found
             os.kill(pid, signal.SIGSTOP)
             learner._settings = settings(zero=zero, ranks=2, seconds=5.0)
@@ -123,6 +136,9 @@ def test_two_ranks_do_what_one_does(zero, settings, groups, prompts, fetch, tmp_
         verify(bucket, payload)
         for name, tensor in load(payload).items():
             assert torch.equal(tensor, again[name]), name
+    sent = torch.load(tmp_path / "0.1-sent", weights_only=True)
+    assert sent.keys() == again.keys()
+    assert all(torch.equal(sent[name], again[name]) for name in sent)
 
 
 def test_no_room_says_what_there_is(settings, fetch):
@@ -165,21 +181,53 @@ def test_late_ranks_are_named():
     with pytest.raises(
         LearnerLost, match=r"learner save: no answer within 0 s from ranks \[1, 2\]"
     ):
-        asyncio.run(_all(calls, what="learner save", seconds=0.1))
+        asyncio.run(all_answers(calls, what="learner save", seconds=0.1))
 
 
 def test_a_death_is_told_rather_than_what_it_did_to_the_others():
     calls = [Answer(error=RuntimeError("connection closed by peer")), Answer(error=RayActorError())]
     with pytest.raises(LearnerLost, match="learner update: rank 1 died"):
-        asyncio.run(_all(calls, what="learner update", seconds=1))
+        asyncio.run(all_answers(calls, what="learner update", seconds=1))
 
 
 def test_a_failed_collective_is_a_loss_though_ray_tells_of_no_death_yet():
     told = "[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer"
     with pytest.raises(LearnerLost, match="learner update: rank 0 lost the others"):
-        asyncio.run(_all([Answer(error=RuntimeError(told))], what="learner update", seconds=1))
+        asyncio.run(
+            all_answers([Answer(error=RuntimeError(told))], what="learner update", seconds=1)
+        )
 
 
 def test_an_error_of_a_rank_is_its_own():
     with pytest.raises(ValueError, match="saved with"):
-        asyncio.run(_all([Answer(error=ValueError("saved with"))], what="x", seconds=1))
+        asyncio.run(all_answers([Answer(error=ValueError("saved with"))], what="x", seconds=1))
+
+
+class Rank:
+    """A rank's handle: every call is answered as it says."""
+
+    def __init__(self, error: Exception | None = None):
+        self.address = self.call = self
+        self._error = error
+
+    def remote(self, method: str = "address", *_):
+        return Answer(result=("host", 1), error=self._error if method == "send" else None)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_send_that_fails_costs_the_learner_only_where_other_ranks_wait(settings, fetch, ranks):
+    told = RayTaskError("send", "rank 0: replica 3 is gone", ConnectionError("replica 3 is gone"))
+    learner = LearnerGroup(settings(ranks=ranks), CLUSTER, fetch=fetch)
+    learner._ranks = [Rank(told), *[Rank()] * (ranks - 1)]
+
+    async def scenario():
+        learner.name(Version(0, 1))
+        with pytest.raises(LearnerLost if ranks > 1 else RayTaskError, match="replica 3 is gone"):
+            await learner.send(Version(0, 1), folder_sink.FolderReceivers(Path()))
+        if ranks == 1:
+            await learner.save(Path())  # as ever
+        else:
+            with pytest.raises(LearnerLost, match="the others wait for rank 0"):
+                await learner.save(Path())
+
+    asyncio.run(scenario())

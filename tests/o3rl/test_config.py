@@ -138,7 +138,7 @@ RANGES = {
     "rollouts.replicas=0": ("rollouts.replicas is 0", "1 or more"),
     "rollouts.memory_share=1": ("rollouts.memory_share is 1", "(0, 1)"),
     "rollouts.seconds=0": ("rollouts.seconds is 0", "more than 0"),
-    "rollouts.transfer=nccl": ("rollouts.transfer is 'nccl'", "nccl and ipc are not built"),
+    "rollouts.transfer=rdma": ("rollouts.transfer", "rdma"),
     "loop.groups=0": ("loop.groups is 0", "1 or more"),
     "loop.min_group=1": ("loop.min_group is 1", "2 or more"),
     "sft.weight_decay=-1": ("sft.weight_decay is -1", "0 or more"),
@@ -177,6 +177,30 @@ COMBINATIONS = {
     f"{BY_TURNS} learning.optimizer_offload=true": (
         "loop.max_staleness is 1",
         "0 where rollouts.placement is colocated",
+    ),
+    "rollouts.transfer=ipc": (
+        "rollouts.placement is 'separate'",
+        "colocated where rollouts.transfer is ipc",
+    ),
+    "rollouts.transfer=nccl rollouts.gpus=0.5": (
+        "rollouts.gpus, cluster.gpus_per_rank is (0.5, 1.0)",
+        "1 or more each where rollouts.transfer is nccl",
+    ),
+    "rollouts.transfer=nccl rollouts.max_replicas=4": (
+        "rollouts.max_replicas is 4",
+        "0 (the pool stays as it is) where rollouts.transfer is nccl",
+    ),
+    "rollouts.transfer=nccl learning.publish=changes": (
+        "learning.publish is 'changes'",
+        "full where rollouts.transfer is nccl",
+    ),
+    "rollouts.transfer=nccl rollouts.stand_in_seconds=1": (
+        "rollouts.stand_in_seconds is 1",
+        "0 where rollouts.transfer is nccl",
+    ),
+    f"{BY_TURNS} rollouts.transfer=nccl learning.optimizer_offload=true loop.max_staleness=0": (
+        "rollouts.placement is 'colocated'",
+        "separate where rollouts.transfer is nccl",
     ),
     f"{BY_TURNS} rollouts.replicas=2": ("rollouts.replicas is 2", "1 where rollouts.placement"),
     "rollouts.max_model_tokens=768": (

@@ -1,0 +1,155 @@
+"""The learner's side of `actors.direct`, in a rank's process: vLLM's trainer side, with our laws.
+
+    vLLM's trainer engine ──► client ──► receivers (replicas)
+          └── tensors ──► GPU
+
+vLLM's engine walks through the tensors and says when what is due; bytes go from GPU to GPU.
+"""
+
+from collections.abc import Iterator, Mapping
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed import DistError
+from vllm.distributed.weight_transfer import (
+    ParamMeta,
+    TrainerWeightTransferEngine,
+    WeightSource,
+    WeightTransferTrainerFactory,
+)
+from vllm.distributed.weight_transfer.base import (
+    TrainerInitInfo,
+    WeightTransferUpdatePayload,
+)
+from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
+from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+
+from actors.handles import plain
+from actors.outcome import HandOverFailed, Loaded
+from o3rl.direct import AT_ONCE_BYTES, SUMS, DeviceWeights, Receivers
+from o3rl.flow import Version
+
+
+class VllmSender:
+    """See `o3rl.direct.Sender`."""
+
+    def __init__(self, info: TrainerInitInfo, weights: DeviceWeights, receivers: Receivers):
+        """Connect. Raises HandOverFailed where a receiver does not."""
+        self._client = _Client(weights, receivers)
+        try:
+            self._trainer = WeightTransferTrainerFactory.trainer_init(
+                info, client=self._client, source=_Source(weights)
+            )
+        except DistError as error:
+            told = f"the learner and {', '.join(receivers.members)} did not connect: {error}"
+            raise HandOverFailed(told) from error
+        self._client.trainer = self._trainer
+
+    def send(self, version: Version) -> list[Any]:
+        """Send the weights as they are. Raises HandOverFailed where a receiver is lost."""
+        self._client.version = version
+        self._client.loaded = []
+        try:
+            self._trainer.send_weights()
+        except HandOverFailed:
+            raise
+        except RuntimeError as error:  # of NCCL and CUDA, which have no types of their own
+            raise HandOverFailed(f"version {version} could not be sent: {error}") from error
+        return self._client.loaded
+
+    def close(self) -> None:
+        """End the connection."""
+        self._trainer.shutdown()
+
+
+def over_ipc(weights: DeviceWeights, receivers: Receivers, *, rank: int) -> VllmSender:
+    """Into the engine on the same GPU, through a buffer of it that both map."""
+    largest = max(prod(meta.shape) * meta.dtype.itemsize for meta in _metas(weights))
+    size = max(AT_ONCE_BYTES, largest)
+    info = IPCTrainerInitInfo(rank=rank, packed=True, packed_buffer_size_bytes=size)
+    return VllmSender(info, weights, receivers)
+
+
+def over_nccl(
+    weights: DeviceWeights, receivers: Receivers, *, rank: int, place: tuple[str, int], engines: int
+) -> VllmSender:
+    """To `engines` GPUs at once; `place` is rank 0's address and a port that is free there."""
+    host, port = place
+    info = NCCLTrainerInitInfo(
+        rank=rank,
+        master_address=host,
+        master_port=port,
+        world_size=1 + engines,
+        packed_buffer_size_bytes=AT_ONCE_BYTES,
+    )
+    return VllmSender(info, weights, receivers)
+
+
+class _Source(WeightSource):
+    """The weights as vLLM walks through them."""
+
+    def __init__(self, weights: DeviceWeights):
+        self._weights = weights
+
+    def metadata(self) -> list[ParamMeta]:
+        """Of each tensor."""
+        return _metas(self._weights)
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        """Each tensor."""
+        return iter(self._weights)
+
+
+class _Client:
+    """vLLM's `VLLMWeightSyncClient`: what its trainer engine asks of the replicas."""
+
+    def __init__(self, weights: DeviceWeights, receivers: Receivers):
+        self.version = Version(0, 0)  # that is being sent
+        self.loaded: list[Loaded] = []  # what became of it
+        self.trainer: TrainerWeightTransferEngine[Any] | None = None
+        self._weights, self._receivers = weights, receivers
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        """Have the engines connect."""
+        self._receivers.link(init_info)
+
+    def start_weight_update(self) -> None:
+        """Have the replicas stand still."""
+        self._receivers.open(self.version, [entry.name for entry in self._weights.entries()])
+
+    def update_weights(self, update_info: WeightTransferUpdatePayload) -> None:
+        """Have them take in what is sent meanwhile, the same for all.
+
+        Where one cannot, the connection is ended: the sender would wait for it for ever.
+        """
+        assert isinstance(update_info, Mapping), "one for each replica was not asked for"
+        try:
+            self._receivers.feed(_plain(update_info))
+        except BaseException:
+            if self.trainer is not None:
+                self.trainer.shutdown()
+            raise
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        """Have them hold what came against what was sent, and serve it."""
+        del weight_version  # vLLM's trainer knows none
+        manifest = self._weights.manifest(self.version)
+        [bucket] = manifest.buckets
+        self._receivers.feed({SUMS: {entry.name: entry.digest for entry in bucket.tensors}})
+        self.loaded = self._receivers.finish(manifest.digest)
+
+
+def _metas(weights: DeviceWeights) -> list[ParamMeta]:
+    return [
+        ParamMeta(entry.name, getattr(torch, entry.dtype), entry.shape)
+        for entry in weights.entries()
+    ]
+
+
+def _plain(update: Mapping[str, Any]) -> dict[str, Any]:
+    handles = update.get("ipc_handles")
+    if handles is None:
+        return dict(update)
+    return {**update, "ipc_handles": {gpu: plain(handle) for gpu, handle in handles.items()}}

@@ -1,0 +1,82 @@
+"""A rank's part in sending weights straight into the engines: its tensors, and who sends them."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from learners.export import layers, sources
+from learners.writes import rank
+from o3rl.checksum import checksum, in_hex
+from o3rl.direct import AT_ONCE_BYTES, Receivers, Sender
+from o3rl.flow import Version
+from o3rl.weights import Bucket, Manifest, TensorEntry, split_layers
+
+
+class PolicyWeights:
+    """The plain model's tensors on the device; see `o3rl.direct.DeviceWeights`."""
+
+    def __init__(
+        self, policy: PreTrainedModel, device: torch.device, *, limit: int = AT_ONCE_BYTES
+    ):
+        self._policy, self._device, self._limit = policy, device, limit
+        self._sums: dict[str, Tensor] = {}
+
+    def entries(self) -> list[TensorEntry]:
+        """In the order of `layers`, which the walk has."""
+        found = {
+            name: TensorEntry(name, _name(source.dtype), source.shape, "")
+            for name, source in sources(self._policy).items()
+        }
+        sizes = ((name, source.nbytes) for name, source in sources(self._policy).items())
+        return [found[name] for names in split_layers(sizes, self._limit) for name in names]
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        """Copies, a bucket at once: what was gathered of a partitioned model goes back."""
+        self._sums = {}
+        for tensors in layers(self._policy, limit=self._limit, device=self._device):
+            for name, tensor in tensors.items():
+                self._sums[name] = checksum(tensor)
+                yield name, tensor
+
+    def manifest(self, version: Version) -> Manifest:
+        """Of the last walk."""
+        digests = dict(zip(self._sums, in_hex(list(self._sums.values())), strict=True))
+        entries = tuple(replace(entry, digest=digests[entry.name]) for entry in self.entries())
+        size = sum(source.nbytes for source in sources(self._policy).values())
+        return Manifest(version, (Bucket(0, entries, size),))
+
+
+class Direct:
+    """Sends to the receivers it is given, by one connection for as long as they are the same."""
+
+    def __init__(self, weights: PolicyWeights):
+        self._weights = weights
+        self._members: tuple[str, ...] = ()
+        self._sender: Sender | None = None
+
+    def send(self, version: Version, receivers: Receivers, place: tuple[str, int]) -> list[Any]:
+        """The weights as `version`; all ranks enter. After an error the connection is ended."""
+        members = tuple(receivers.members)
+        try:
+            if self._sender is None or members != self._members:
+                self.close()
+                self._sender = receivers.sender(self._weights, rank=rank(), place=place)
+                self._members = members
+            return self._sender.send(version)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the connection, if there is one."""
+        if self._sender is not None:
+            self._sender.close()
+            self._sender = None
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
