@@ -40,7 +40,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from actors.places import DIED, notices, of, placed, reserve, some_placed
 from actors.replica import Replica
 from actors.slot import Fetch, Slot, State
-from o3rl.config import Model, Placement, Rollouts, Sampling
+from o3rl.config import Model, Placement, Rollouts, Sampling, Transfer
 from o3rl.source import source_digest
 from o3rl.stacks import stacks_of, tell_stacks
 
@@ -345,6 +345,8 @@ class Fleet:
         slot.state, slot.why = State.LEAVING, "it is to leave the pool"
         if slot.joining is not None:
             slot.joining.cancel()
+        if self._rollouts.transfer is Transfer.nccl and slot.loading.locked():
+            limit = max(limit, self._rollouts.load_seconds)  # others take weights together with it
         await self.announce()
         try:
             async with asyncio.timeout(limit), self.changed:

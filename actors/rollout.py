@@ -8,6 +8,7 @@
 | a late replica | its own answer to a ping      | 10 s                    | it restarts           |
 |                | its engine's, below it        | 6 s                     | the same              |
 | `load`, `sleep`| each replica                  | `load_seconds` and 30 s | that replica restarts |
+| one that comes | a version of the learner's    | `load_seconds`          | it restarts           |
 | `sleep`        | a replica that starts         | `start_seconds`         | TimeoutError          |
 
 Laws: prompts go only to replicas that hold the pool's current weights, checked as they loaded them;
@@ -33,6 +34,7 @@ from actors.outcome import EngineBroken, HandOverFailed, Loaded
 from actors.places import DIED, of
 from actors.slot import Fetch, Giver, Place, Slot, State
 from o3rl.config import Model, Rollouts, Sampling
+from o3rl.direct import TrainedOn
 from o3rl.flow import Failure, Group, Prompt, Version
 from o3rl.weights import WeightSource
 
@@ -241,11 +243,12 @@ class RolloutPool:
                 assert version is not None
                 try:
                     report = await self._bring(slot, version)
+                except TrainedOn:
+                    await self._next_version(slot, version)
+                    continue
                 except LookupError:
                     if version == self._current:
-                        if self.giver is None:
-                            raise
-                        await self._next_version()
+                        raise
                     log.info("%s: version %s was passed by while it loaded", slot, version)
                     continue
                 if slot.version != version:
@@ -258,45 +261,53 @@ class RolloutPool:
 
     async def _bring(self, slot: Slot, version: Version) -> Loaded | None:
         """Have a replica load or adopt; one that does not come through it is dead."""
+        limit: float | None = self._rollouts.load_seconds + LOAD_MARGIN_SECONDS
         if version == self._adopted:
-            call = slot.actor.adopt.remote(version)
+            answer = of(slot.actor.adopt.remote(version))
         elif self.giver is not None:
-            return await self._given(slot, version, self.giver)
+            answer, limit = self.giver.give(slot, version), None  # it has limits of its own
         else:
-            call = slot.actor.load.remote(self._source, version)
-        through, report = await self._answered(slot, call, f"load version {version}")
+            answer = of(slot.actor.load.remote(self._source, version))
+        through, report = await self._answered(slot, answer, f"load version {version}", limit)
         if through:
             slot.version = version
         return report
 
-    async def _given(self, slot: Slot, version: Version, giver: Giver) -> Loaded | None:
-        try:
-            report = await giver.give(slot, version)
-        except HandOverFailed as error:
-            self._fleet.died(slot, f"{slot} did not load version {version}: {error}")
-            return None
-        slot.version = version
-        return report
+    async def _next_version(self, slot: Slot, passed: Version) -> None:
+        """Once there is another than `passed`: the learner has trained on, and is about to name it.
 
-    async def _next_version(self) -> None:
-        """Once there is another than the current one, which the learner is about to name."""
-        passed = self._current
-        async with asyncio.timeout(self._rollouts.load_seconds), self._fleet.changed:
-            await self._fleet.changed.wait_for(lambda: self._current != passed)
+        A replica that waits for it in vain is dead.
+        """
+        limit = self._rollouts.load_seconds
+        log.info("%s: the learner has trained on from version %s", slot, passed)
+        try:
+            async with asyncio.timeout(limit), self._fleet.changed:
+                await self._fleet.changed.wait_for(lambda: self._current != passed)
+        except TimeoutError:
+            told = f"{slot}: the learner named no version after {passed} within {limit:.0f} s"
+            self._fleet.died(slot, told)
 
     async def _sleep(self, slot: Slot) -> bool:
         async with slot.loading:
             if slot.state not in (State.STALE, State.HEALTHY):
                 return False
             slot.state, slot.version = State.STALE, None  # it serves again after the next load
-            through, _ = await self._answered(slot, slot.actor.sleep.remote(), "go to sleep")
+            limit = self._rollouts.load_seconds + LOAD_MARGIN_SECONDS
+            asleep = of(slot.actor.sleep.remote())
+            through, _ = await self._answered(slot, asleep, "go to sleep", limit)
         return through
 
-    async def _answered(self, slot: Slot, call: Any, what: str) -> tuple[bool, Any]:
+    async def _answered(
+        self, slot: Slot, answer: Awaitable[Any], what: str, limit: float | None
+    ) -> tuple[bool, Any]:
         """Whether a replica came through a call, and its answer; one that did not is dead."""
-        limit = self._rollouts.load_seconds + LOAD_MARGIN_SECONDS
+        actor = slot.actor
         try:
-            return True, await asyncio.wait_for(of(call), limit)
+            report = await asyncio.wait_for(answer, limit)
+            return slot.actor is actor, report  # else it has died since
+        except HandOverFailed as error:
+            if slot.actor is actor:
+                self._fleet.died(slot, f"{slot} did not {what}: {error}")
         except RayTaskError as error:  # before TimeoutError: the weight store's comes from there
             if slot.state is State.LEAVING:  # its engine was ended meanwhile
                 return False, None
@@ -305,7 +316,7 @@ class RolloutPool:
                 raise
             self._fleet.died(slot, f"{slot}: {first_line(error)}")
         except TimeoutError:
-            reason = f"{slot} did not {what} within {limit:.0f} s"
+            reason = f"{slot} did not {what} within {limit or 0:.0f} s"
             self._fleet.died(slot, reason, silent=True)
         except DIED as error:
             self._lost(slot, error, f"{slot} died when it was to {what}")

@@ -7,6 +7,7 @@ vLLM's engine walks through the tensors and says when what is due; bytes go from
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from math import prod
 from typing import Any
 
@@ -39,24 +40,29 @@ class VllmSender:
         """Connect. Raises HandOverFailed where a receiver does not."""
         self._client = _Client(weights, receivers)
         try:
-            self._trainer = WeightTransferTrainerFactory.trainer_init(
-                info, client=self._client, source=_Source(weights)
-            )
+            with _own_stream():
+                self._trainer = WeightTransferTrainerFactory.trainer_init(
+                    info, client=self._client, source=_Source(weights)
+                )
         except DistError as error:
             told = f"the learner and {', '.join(receivers.members)} did not connect: {error}"
             raise HandOverFailed(told) from error
         self._client.trainer = self._trainer
 
     def send(self, version: Version) -> list[Any]:
-        """Send the weights as they are. Raises HandOverFailed where a receiver is lost."""
-        self._client.version = version
-        self._client.loaded = []
+        """Send the weights as they are.
+
+        Raises what a receiver raised first, or HandOverFailed where the way to them is lost.
+        """
+        self._client.begin(version)
         try:
             self._trainer.send_weights()
-        except HandOverFailed:
+        except (HandOverFailed, torch.OutOfMemoryError):
             raise
         except RuntimeError as error:  # of NCCL and CUDA, which have no types of their own
-            raise HandOverFailed(f"version {version} could not be sent: {error}") from error
+            first = self._client.failed
+            told = f"version {version} could not be sent: {error}"
+            raise (first or HandOverFailed(told)) from error
         return self._client.loaded
 
     def close(self) -> None:
@@ -87,6 +93,13 @@ def over_nccl(
     return VllmSender(info, weights, receivers)
 
 
+def _own_stream() -> AbstractContextManager[Any]:
+    """The stream of now is that of later: vLLM makes itself one, and leaves it current."""
+    if not torch.cuda.is_available():
+        return nullcontext()
+    return torch.cuda.stream(torch.cuda.current_stream())
+
+
 class _Source(WeightSource):
     """The weights as vLLM walks through them."""
 
@@ -106,10 +119,15 @@ class _Client:
     """vLLM's `VLLMWeightSyncClient`: what its trainer engine asks of the replicas."""
 
     def __init__(self, weights: DeviceWeights, receivers: Receivers):
-        self.version = Version(0, 0)  # that is being sent
-        self.loaded: list[Loaded] = []  # what became of it
+        self.loaded: list[Loaded] = []  # what became of the version
+        self.failed: BaseException | None = None
         self.trainer: TrainerWeightTransferEngine[Any] | None = None
+        self._version = Version(0, 0)
         self._weights, self._receivers = weights, receivers
+
+    def begin(self, version: Version) -> None:
+        """What follows is `version`."""
+        self._version, self.loaded, self.failed = version, [], None
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """Have the engines connect."""
@@ -117,28 +135,43 @@ class _Client:
 
     def start_weight_update(self) -> None:
         """Have the replicas stand still."""
-        self._receivers.open(self.version, [entry.name for entry in self._weights.entries()])
+        self._receivers.open(self._version, [entry.name for entry in self._weights.entries()])
 
     def update_weights(self, update_info: WeightTransferUpdatePayload) -> None:
         """Have them take in what is sent meanwhile, the same for all.
 
-        Where one cannot, the connection is ended: the sender would wait for it for ever.
+        Where one cannot, the broadcast is ended: the sender would wait for it for ever.
         """
         assert isinstance(update_info, Mapping), "one for each replica was not asked for"
         try:
             self._receivers.feed(_plain(update_info))
-        except BaseException:
-            if self.trainer is not None:
-                self.trainer.shutdown()
+        except BaseException as error:
+            self.failed = error
+            _abort(self.trainer)
             raise
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         """Have them hold what came against what was sent, and serve it."""
         del weight_version  # vLLM's trainer knows none
-        manifest = self._weights.manifest(self.version)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # the buffers are of no more use, and an engine may be near
+        manifest = self._weights.manifest(self._version)
         [bucket] = manifest.buckets
         self._receivers.feed({SUMS: {entry.name: entry.digest for entry in bucket.tensors}})
         self.loaded = self._receivers.finish(manifest.digest)
+
+
+def _abort(trainer: TrainerWeightTransferEngine[Any] | None) -> None:
+    """End a broadcast that another thread is in. Once: its communicator is of no more use.
+
+    Not by vLLM's `destroy`, which lets that thread go on to broadcast by what is being ended.
+    """
+    group = getattr(trainer, "model_update_group", None)
+    if group is None or group.disabled:
+        return
+    group.disabled = True
+    with torch.accelerator.device_index(group.device.index):
+        group.nccl.ncclCommAbort(group.comm)
 
 
 def _metas(weights: DeviceWeights) -> list[ParamMeta]:

@@ -76,7 +76,7 @@ class Giver(Protocol):
     async def give(self, slot: Slot, version: Version) -> Loaded:
         """Have it take `version`, and serve it.
 
-        Raises LookupError if the learner has trained on, ValueError if the replica refuses the
+        Raises TrainedOn if the learner has trained on, ValueError if the replica refuses the
         weights, HandOverFailed where they do not reach it.
         """
         ...

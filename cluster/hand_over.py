@@ -9,7 +9,7 @@
 | rank 0    | each step of every replica       | `rollouts.load_seconds`, 30 s beyond |
 
 Laws: those who ask at about the same time take the version together; the learner does not train
-while it sends; what one of them does not take, none of them serves.
+while it sends; where one of them fails, all of them are started again.
 """
 
 import asyncio
@@ -43,7 +43,11 @@ class Replicas:
     seconds: float
 
     def link(self, init: Mapping[str, Any]) -> None:
-        """Have each connect, at its place among the engines' workers: the sender is the first."""
+        """Have each connect, at its place among the engines' workers: the sender is the first.
+
+        Each is asked before whether it lives: who connects waits for all that were counted.
+        """
+        self._answers([actor.ping.remote() for actor in self.actors], "answer")
         inits = [dict(init) for _ in self.actors]
         if self.transfer is Transfer.nccl:
             for number, own in enumerate(inits):
@@ -121,7 +125,7 @@ class HandOver:
     async def give(self, slot: Slot, version: Version) -> Loaded:
         """Have a replica take `version`, and serve it.
 
-        Raises LookupError if the learner has trained on, ValueError if the replica refuses the
+        Raises TrainedOn if the learner has trained on, ValueError if the replica refuses the
         weights, HandOverFailed if it or one that took part does not come through it.
         """
         asking = self._asking

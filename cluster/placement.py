@@ -6,7 +6,7 @@ Ray may choose other nodes; what does not fit here does not fit there.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from o3rl.config import SCORER_CPUS, Run
+from o3rl.config import SCORER_CPUS, Run, Transfer
 
 SLACK = 1e-9  # of sums of CPU shares such as 0.1
 
@@ -43,10 +43,11 @@ class Service:
 
 def units_of(run: Run) -> tuple[Unit, ...]:
     """The services of a training run as it begins, in the order in which they are placed."""
+    stored = run.rollouts.transfer is Transfer.object_store
     return (
         Unit("controller", 1, 0.0, 0.0),
         Unit("media", 1, 0.0, 0.0),
-        Unit("weight store", 1, 0.0, 0.0),
+        *[Unit("weight store", 1, 0.0, 0.0)] * stored,
         Unit(
             "learner rank", run.learning.ranks, run.cluster.cpus_per_rank, run.cluster.gpus_per_rank
         ),

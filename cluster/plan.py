@@ -149,6 +149,14 @@ def published_bytes(run: Run, architecture: Architecture) -> int:
     return architecture.parameters * BYTES[run.model.dtype]
 
 
+def sent_bytes(run: Run, architecture: Architecture) -> int:
+    """Of weights on their way from GPU to GPU, at once at either end; 0 through the store."""
+    if run.rollouts.transfer is Transfer.object_store:
+        return 0
+    matrix = architecture.text.vocabulary * architecture.text.hidden * BYTES[run.model.dtype]
+    return 3 * max(AT_ONCE_BYTES, matrix)
+
+
 def checkpoint_bytes(run: Run, architecture: Architecture) -> int:
     """Of one: masters and moments of what is trained, weights as DeepSpeed saves them, the export.
 
@@ -215,11 +223,9 @@ def _others(
         yield Amount("published weights", "object store", VERSIONS * published, "3 versions · b·Ψ")
         yield Amount("published weights", "disk", VERSIONS * published, "3 versions · b·Ψ")
     else:
-        matrix = architecture.text.vocabulary * architecture.text.hidden * BYTES[run.model.dtype]
-        buffers = 3 * max(AT_ONCE_BYTES, matrix)
         formula = "3 buffers of 256 MiB, or of the largest parameter"
         for where in ("learner rank", "rollout replica"):
-            yield Amount("weights on their way", where, buffers, formula)
+            yield Amount("weights on their way", where, sent_bytes(run, architecture), formula)
     yield Amount("frames", "object store", run.frames.cache_mib * 2**20, "frames.cache_mib")
     yield Amount(
         "frames of a prompt",
@@ -241,11 +247,12 @@ def _tight(
     usable = GPU_USABLE * node.gpu_gib * GIB
     by_turns = run.rollouts.placement is Placement.colocated  # each has the whole GPU in its turn
     part = 1 if by_turns else min(1, run.cluster.gpus_per_rank)
-    if run.cluster.gpus_per_rank and memory.device > usable * part:
+    needed = memory.device + sent_bytes(run, architecture)
+    if run.cluster.gpus_per_rank and needed > usable * part:
         parts = sorted(asdict(memory).items(), key=lambda part: -part[1])
         most = ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts[:3])
         yield (
-            f"a learner rank needs {memory.device / GIB:.1f} GiB of a GPU's {node.gpu_gib:g} ("
+            f"a learner rank needs {needed / GIB:.1f} GiB of a GPU's {node.gpu_gib:g} ("
             f"{most}): more learning.ranks with learning.zero=3, learning.optimizer_offload, "
             "model.lora_rank or a smaller learning.tokens_per_pass"
         )

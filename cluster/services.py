@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -152,11 +152,17 @@ class Services:
         return pool
 
     def rollouts(self, media: Media, store: WeightStore | None) -> RolloutPool:
-        """The rollout pool, to be started; it serves once it has loaded or adopted weights."""
+        """The rollout pool, to be started; it serves once it has loaded or adopted weights.
+
+        What lies in a `store` is pulled from it, also where training has its weights sent.
+        """
+        rollouts = self._run.rollouts
+        if store is not None:
+            rollouts = replace(rollouts, transfer=Transfer.object_store)
         pool = RolloutPool(
             self._run.model,
             sampling=self._run.sampling,
-            rollouts=self._run.rollouts,
+            rollouts=rollouts,
             fetch=media.frames,
             source=store,
             seed=self._run.seed,

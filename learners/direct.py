@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from learners.export import layers, sources
+from learners.export import Source, layers, sources
 from learners.writes import rank
 from o3rl.checksum import checksum, in_hex
 from o3rl.direct import AT_ONCE_BYTES, Receivers, Sender
@@ -23,31 +24,63 @@ class PolicyWeights:
         self, policy: PreTrainedModel, device: torch.device, *, limit: int = AT_ONCE_BYTES
     ):
         self._policy, self._device, self._limit = policy, device, limit
+        self._walk: Iterator[tuple[str, Tensor]] | None = None
         self._sums: dict[str, Tensor] = {}
 
     def entries(self) -> list[TensorEntry]:
         """In the order of `layers`, which the walk has."""
-        found = {
-            name: TensorEntry(name, _name(source.dtype), source.shape, "")
-            for name, source in sources(self._policy).items()
-        }
-        sizes = ((name, source.nbytes) for name, source in sources(self._policy).items())
-        return [found[name] for names in split_layers(sizes, self._limit) for name in names]
+        return self._entries
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         """Copies, a bucket at once: what was gathered of a partitioned model goes back."""
-        self._sums = {}
-        for tensors in layers(self._policy, limit=self._limit, device=self._device):
-            for name, tensor in tensors.items():
-                self._sums[name] = checksum(tensor)
-                yield name, tensor
+        self._walk = self._tensors()
+        return self._walk
+
+    def walk_on(self) -> None:
+        """To the end of the walk, all of it if there is none: the other ranks wait in theirs."""
+        for _ in self if self._walk is None else self._walk:
+            pass
+        self._walk = None
+
+    def begin(self) -> None:
+        """The next walk is a new one."""
+        self._walk = None
 
     def manifest(self, version: Version) -> Manifest:
         """Of the last walk."""
         digests = dict(zip(self._sums, in_hex(list(self._sums.values())), strict=True))
-        entries = tuple(replace(entry, digest=digests[entry.name]) for entry in self.entries())
-        size = sum(source.nbytes for source in sources(self._policy).values())
+        entries = tuple(replace(entry, digest=digests[entry.name]) for entry in self._entries)
+        size = sum(source.nbytes for source in self._sources.values())
         return Manifest(version, (Bucket(0, entries, size),))
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        self._sums = {}
+        for tensors in layers(self._sources, limit=self._limit, device=self._device):
+            self._settle()  # the taker may read on another stream than the copies were made on
+            for name in list(tensors):
+                tensor = tensors.pop(name)
+                self._sums[name] = checksum(tensor)
+                yield name, tensor
+                del tensor
+            self._settle()  # it may still read what was given back here
+
+    @cached_property
+    def _sources(self) -> dict[str, Source]:
+        return sources(self._policy)
+
+    @cached_property
+    def _entries(self) -> list[TensorEntry]:
+        found = self._sources
+        sizes = ((name, source.nbytes) for name, source in found.items())
+        return [
+            TensorEntry(name, _name(found[name].dtype), found[name].shape, "")
+            for names in split_layers(sizes, self._limit)
+            for name in names
+        ]
+
+    def _settle(self) -> None:
+        if self._device.type != "cpu":
+            torch.accelerator.synchronize()
 
 
 class Direct:
@@ -59,8 +92,12 @@ class Direct:
         self._sender: Sender | None = None
 
     def send(self, version: Version, receivers: Receivers, place: tuple[str, int]) -> list[Any]:
-        """The weights as `version`; all ranks enter. After an error the connection is ended."""
+        """The weights as `version`; all ranks enter, and leave whatever goes wrong with one.
+
+        After an error the connection is ended.
+        """
         members = tuple(receivers.members)
+        self._weights.begin()
         try:
             if self._sender is None or members != self._members:
                 self.close()
@@ -68,6 +105,7 @@ class Direct:
                 self._members = members
             return self._sender.send(version)
         except BaseException:
+            self._weights.walk_on()
             self.close()
             raise
 

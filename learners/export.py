@@ -6,7 +6,7 @@ all ranks must walk through `layers` together; rank 0 alone gets tensors, one bu
 
 import copy
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,9 @@ class Source:
 def sources(policy: PreTrainedModel) -> dict[str, Source]:
     """Every tensor of the plain model by the name that `save_pretrained` gives it.
 
-    Tied weights appear once. Raises ValueError for a model whose tensors are split or joined when
-    saved.
+    Good as long as the policy has its parameters, partitioned or not; to find them takes about a
+    second for 7B. Tied weights appear once. Raises ValueError for a model whose tensors are split
+    or joined when saved.
     """
     adapted = {name: module for name, module in policy.named_modules() if hasattr(module, "lora_A")}
     found: dict[str, Source] = {}
@@ -69,13 +70,12 @@ def sources(policy: PreTrainedModel) -> dict[str, Source]:
 
 
 def layers(
-    policy: PreTrainedModel, *, limit: int, device: torch.device | str = "cpu"
+    found: Mapping[str, Source], *, limit: int, device: torch.device | str = "cpu"
 ) -> Iterator[dict[str, Tensor]]:
     """Buckets of whole engine layers, at most `limit` bytes each, as tensors on `device`.
 
     Every rank must exhaust it; ranks other than 0 get empty dictionaries.
     """
-    found = sources(policy)
     sizes = ((name, source.nbytes) for name, source in found.items())
     for names in split_layers(sizes, limit):
         parameters = [parameter for name in names for parameter in found[name].parameters]
@@ -102,7 +102,7 @@ def export(
     writes = Writes()
     shards: list[tuple[Path, list[str], int]] = []
     writes.do(folder.mkdir, parents=True, exist_ok=True)
-    for index, tensors in enumerate(layers(policy, limit=limit)):
+    for index, tensors in enumerate(layers(sources(policy), limit=limit)):
         if rank() == 0:
             path = folder / f"shard-{index:05d}.safetensors"
             writes.do(save_file, tensors, path, metadata={"format": "pt"})

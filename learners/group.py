@@ -21,8 +21,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ from learners.flops import Flops
 from learners.settings import Fetch, LearnerSettings
 from learners.shares import group_cost, mini_batches, row_cost, shares
 from o3rl.config import RESOURCE_SHARE, Cluster
-from o3rl.direct import Receivers
+from o3rl.direct import Receivers, TrainedOn
 from o3rl.flow import Failure, Prompt, ScoredGroup, Version
 from o3rl.source import source_digest
 from o3rl.stacks import stacks_of, tell_stacks
@@ -124,7 +123,6 @@ class LearnerGroup:
         self._sink = sink
         self._version: Version | None = None  # what the weights are; None once they are trained on
         self._turn = asyncio.Lock()
-        self._lost: LearnerLost | None = None
         self._flops: Flops | None = None
         self._placement: PlacementGroup | None = None
         self._ranks: list[Any] = []  # Ray's handles carry no type
@@ -195,21 +193,14 @@ class LearnerGroup:
     async def send(self, version: Version, receivers: Receivers) -> tuple[Any, ...]:
         """Send the weights straight to `receivers`; returns what each of them reports.
 
-        Raises LookupError if the weights are no longer `version`; what a receiver raises.
+        Raises TrainedOn if the weights are no longer `version`; what a receiver raises.
         """
-        async with self._alone():
+        async with self._turn:
             if self._version != version:
-                raise LookupError(f"version {version} is not held: the learner has trained on")
+                raise TrainedOn(f"version {version} is not held: the learner has trained on")
             [place] = await self._answers([self._ranks[0].address.remote()], "address")
             calls = [rank.call.remote("send", version, receivers, place) for rank in self._ranks]
-            try:
-                reports, *_ = await self._answers(calls, "send")
-            except RayTaskError as error:
-                if len(self._ranks) == 1:
-                    raise
-                told = f"learner send: the others wait for rank 0: {error}"
-                self._lost = LearnerLost(told)
-                raise self._lost from error
+            reports, *_ = await self._answers(calls, "send")
         return reports
 
     async def save(self, folder: Path) -> None:
@@ -244,7 +235,7 @@ class LearnerGroup:
     async def _learn(
         self, method: str, by_rank: Sequence[tuple[Any, ...]], **keywords: Any
     ) -> dict[str, float]:
-        async with self._alone():
+        async with self._turn:
             started = time.monotonic()
             self._version = None
             calls = [
@@ -263,17 +254,9 @@ class LearnerGroup:
         return self._flops
 
     async def _call(self, method: str, *arguments: Any) -> list[Any]:
-        async with self._alone():
+        async with self._turn:
             calls = [rank.call.remote(method, *arguments) for rank in self._ranks]
             return await self._answers(calls, method)
-
-    @asynccontextmanager
-    async def _alone(self) -> AsyncIterator[None]:
-        """One call at a time, and none of a group that was lost."""
-        async with self._turn:
-            if self._lost is not None:
-                raise LearnerLost(str(self._lost)) from self._lost
-            yield
 
     async def _answers(self, calls: Sequence[Any], method: str) -> list[Any]:
         """Of the ranks, as `all_answers` has them; what the silent ones are doing is logged."""
@@ -281,7 +264,6 @@ class LearnerGroup:
         try:
             return await all_answers(calls, what=f"learner {method}", seconds=seconds)
         except LearnerLost as error:
-            self._lost = error
             await asyncio.gather(*(self._show(rank) for rank in error.silent))
             raise
 
@@ -295,7 +277,7 @@ class LearnerGroup:
         ray.cancel(asked)
 
     async def _write(self, method: str, folder: Path) -> None:
-        async with self._alone():
+        async with self._turn:
             calls = [rank.call.remote(method, folder.absolute()) for rank in self._ranks]
             try:
                 await self._answers(calls, method)

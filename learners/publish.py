@@ -4,12 +4,13 @@ Under ZeRO-3 all ranks walk through the layers together; rank 0 alone holds and 
 """
 
 import logging
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from learners.export import layers
+from learners.export import Source, layers, sources
 from learners.writes import rank
 from o3rl.config import Publish
 from o3rl.flow import Version
@@ -34,13 +35,17 @@ class Publisher:
         self._limit = limit
         self._last: tuple[Version, dict[int, bytes]] | None = None  # payloads by bucket
 
+    @cached_property
+    def _sources(self) -> dict[str, Source]:
+        return sources(self._policy)
+
     def send(self, version: Version, sink: WeightSink) -> Published | None:
         """The weights as `version`; all ranks enter, rank 0 sends and is told of it."""
         last, self._last = self._last, None  # until this one is there as a whole
         payloads: dict[int, bytes] = {} if last is None else last[1]
         buckets: list[Bucket] = []
         sent = changed = values = 0
-        for index, tensors in enumerate(layers(self._policy, limit=self._limit)):
+        for index, tensors in enumerate(layers(self._sources, limit=self._limit)):
             if rank() != 0:
                 continue
             bucket, payload = pack(index, [_raw(name, tensor) for name, tensor in tensors.items()])

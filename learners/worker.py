@@ -160,7 +160,11 @@ class RankWorker:
 
         What they report, on rank 0. `place` is as in `o3rl.direct`.
         """
-        return tuple(self._direct.send(version, receivers, place))
+        try:
+            return tuple(self._direct.send(version, receivers, place))
+        finally:
+            if self._settings.shares_gpu:
+                torch.cuda.empty_cache()
 
     def close(self) -> None:
         """Leave the process group."""

@@ -16,6 +16,10 @@ AT_ONCE_BYTES = 256 * 2**20  # on their way; as much as the largest tensor has, 
 SUMS = "sums"  # the key of the last update: every tensor's checksum by its name
 
 
+class TrainedOn(LookupError):
+    """The learner's weights are no longer the version that was asked for."""
+
+
 class DeviceWeights(Protocol):
     """The plain model's tensors, whole, on a rank's device; all ranks walk through them together.
 
@@ -38,7 +42,7 @@ class DeviceWeights(Protocol):
 class Receivers(Protocol):
     """The replicas that take a version together.
 
-    Each call raises what the first of them raises, and TimeoutError naming who did not answer.
+    Each call raises what the first of them raises, by its name, or says who did not answer.
     """
 
     @property

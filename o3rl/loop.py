@@ -183,6 +183,7 @@ class Loop:
     async def _hand_over(self, metrics: dict[str, float]) -> None:
         """Publish the weights and have them loaded: now, or while other things go on."""
         with timed("seconds/sync", metrics):
+            self._stream.expect(self.version)
             metrics |= await self._learner.publish(self.version)
             self._loads.append(asyncio.create_task(self._load(self.version)))
             await self._loaded(metrics, whole=self._settings.max_staleness == 0)

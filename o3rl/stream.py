@@ -78,6 +78,7 @@ class Stream:
         self._scorers = scorers
         self._window = Window(settings.groups, settings.max_staleness)
         self._serving = Version(0, 0)
+        self._coming = Version(0, 0)
         self._idle = IdleTime()
         self._places: set[asyncio.Task[None]] = set()
         self._attempts: dict[int, _Attempt] = {}
@@ -106,6 +107,10 @@ class Stream:
             "prompts/skipped": self._admission.skipped,
             "prompts/set_aside": self.set_aside,
         }
+
+    def expect(self, version: Version) -> None:
+        """Some replicas may sample by `version` from now on."""
+        self._coming = version
 
     def serve(self, version: Version) -> None:
         """What is started from now on is sampled by `version`, or by a later one."""
@@ -208,7 +213,7 @@ class Stream:
 
     def _refused(self, group: Group, started: Version) -> Failure | None:
         """A Failure for tokens of weights older than those that were served when it started."""
-        now = self._serving
+        now = max(self._serving, self._coming)
         versions = {version for rollout in group.rollouts_G for _, version in rollout.spans}
         others = sorted(version for version in versions if not started <= version <= now)
         if not others:

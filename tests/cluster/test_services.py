@@ -1,6 +1,8 @@
 """How the services of a run are handed to its loop."""
 
 import asyncio
+from contextlib import AsyncExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -78,3 +80,13 @@ def test_the_pool_takes_weights_as_the_configuration_says(overrides, direct, tmp
     assert isinstance(pool.giver, HandOver) is direct
     assert (learning.direct is not None) is direct
     assert (learning.sharer is pool) is (overrides is TURNS)
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_an_evaluation_pulls_from_its_store_whatever_training_does(stored, tmp_path):
+    """Several models are loaded one after the other, and there is no learner."""
+    run = load(None, DIRECT)
+    store: Any = object() if stored else None
+    media: Any = SimpleNamespace(frames=None)
+    pool = Services(run, tmp_path, AsyncExitStack()).rollouts(media, store)
+    assert pool._rollouts.transfer == ("object_store" if stored else "nccl")

@@ -25,18 +25,24 @@ class FolderSink:
 
 @dataclass(frozen=True)
 class FolderReceivers:
-    """Takes tensors straight from rank 0, as replicas would, and puts them into a file."""
+    """Takes tensors straight from rank 0, as replicas would, and puts them into a file.
+
+    Where it `breaks`, it does so in rank 0 only.
+    """
 
     folder: Path
     members: tuple[str, ...] = ("folder",)
+    breaks: str = ""
 
     def sender(self, weights: Any, *, rank: int, place: tuple[str, int]) -> "FolderSender":
-        return FolderSender(self.folder, weights, rank, place[1])
+        sender = FolderSender(self, weights, rank, place[1])
+        sender.fail_at("connect")
+        return sender
 
 
 @dataclass(frozen=True)
 class FolderSender:
-    folder: Path
+    receivers: FolderReceivers
     weights: Any
     rank: int
     port: int
@@ -44,12 +50,20 @@ class FolderSender:
     def send(self, version: Version) -> list[tuple[int, int, Manifest]]:
         import torch
 
-        tensors = dict(self.weights)  # all ranks walk
+        tensors = {}
+        for name, tensor in self.weights:  # all ranks walk
+            tensors[name] = tensor
+            self.fail_at("walk")
+        self.fail_at("end")
         if self.rank != 0:
             assert not tensors
             return []
-        torch.save(tensors, self.folder / f"{version}-sent")
+        torch.save(tensors, self.receivers.folder / f"{version}-sent")
         return [(self.rank, self.port, self.weights.manifest(version))]
+
+    def fail_at(self, step: str) -> None:
+        if self.rank == 0 and self.receivers.breaks == step:
+            raise ConnectionError(f"gone at {step}")
 
     def close(self) -> None:
         """Nothing is held."""

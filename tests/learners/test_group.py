@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import folder_sink
 import pytest
@@ -90,6 +89,10 @@ def test_two_ranks_do_what_one_does(zero, settings, groups, prompts, fetch, tmp_
                 await learner.send(Version(0, 2), receivers)
             learner.name(Version(0, 2))
             await learner.send(Version(0, 2), receivers)
+            for where in ("connect", "walk", "end"):  # the other rank is with it afterwards
+                gone = replace(receivers, breaks=where, members=(where,))
+                with pytest.raises(RayTaskError, match=f"gone at {where}"):
+                    await learner.send(Version(0, 2), gone)
             refused = await learner.update([broken, groups[1]])
             assert refused["learner/refused"] == 1
             assert [failure.group for failure in learner.failures] == [0]
@@ -101,8 +104,6 @@ def test_two_ranks_do_what_one_does(zero, settings, groups, prompts, fetch, tmp_
                 os.kill(pid, signal.SIGKILL)
                 with pytest.raises(LearnerLost, match=r"learner update: rank 1 died"):
                     await updating
-                with pytest.raises(LearnerLost, match=r"learner update: rank 1 died"):
-                    await learner.save(tmp_path / "late")  # at once
                 return found
             os.kill(pid, signal.SIGSTOP)
             learner._settings = settings(zero=zero, ranks=2, seconds=5.0)
@@ -201,33 +202,3 @@ def test_a_failed_collective_is_a_loss_though_ray_tells_of_no_death_yet():
 def test_an_error_of_a_rank_is_its_own():
     with pytest.raises(ValueError, match="saved with"):
         asyncio.run(all_answers([Answer(error=ValueError("saved with"))], what="x", seconds=1))
-
-
-class Rank:
-    """A rank's handle: every call is answered as it says."""
-
-    def __init__(self, error: Exception | None = None):
-        self.address = self.call = self
-        self._error = error
-
-    def remote(self, method: str = "address", *_):
-        return Answer(result=("host", 1), error=self._error if method == "send" else None)
-
-
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_a_send_that_fails_costs_the_learner_only_where_other_ranks_wait(settings, fetch, ranks):
-    told = RayTaskError("send", "rank 0: replica 3 is gone", ConnectionError("replica 3 is gone"))
-    learner = LearnerGroup(settings(ranks=ranks), CLUSTER, fetch=fetch)
-    learner._ranks = [Rank(told), *[Rank()] * (ranks - 1)]
-
-    async def scenario():
-        learner.name(Version(0, 1))
-        with pytest.raises(LearnerLost if ranks > 1 else RayTaskError, match="replica 3 is gone"):
-            await learner.send(Version(0, 1), folder_sink.FolderReceivers(Path()))
-        if ranks == 1:
-            await learner.save(Path())  # as ever
-        else:
-            with pytest.raises(LearnerLost, match="the others wait for rank 0"):
-                await learner.save(Path())
-
-    asyncio.run(scenario())

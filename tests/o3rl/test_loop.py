@@ -165,6 +165,24 @@ def test_weights_are_handed_over_before_the_first_step_and_after_each():
     assert [entry.version for entry in world.ledger.entries()] == [1, 1, 1, 1, 2, 2, 2, 2]
 
 
+def test_what_ends_while_weights_are_on_their_way_is_kept():
+    """Replicas that take weights straight from the learner serve them before `publish` returns."""
+    world = World(rows=24, staleness=1)
+    publish = world.learner.publish
+
+    async def publish_and_have_them_taken(version: Version):
+        metrics = await publish(version)
+        world.sampler.version = version
+        for _ in range(20):
+            await asyncio.sleep(0)
+        return metrics
+
+    world.learner.publish = publish_and_have_them_taken
+    world.run(6)
+    assert {prompt.attempt for prompt in world.sampler.asked} == {0}
+    assert len(world.sampler.finished) == 24
+
+
 def test_running_on_goes_on():
     world = World().run(1)
     world.run(2)
