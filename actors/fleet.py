@@ -343,15 +343,13 @@ class Fleet:
     async def _leave(self, slot: Slot, limit: float) -> str:
         """No more prompts; its own are finished within `limit`, or given back when it ends."""
         slot.state, slot.why = State.LEAVING, "it is to leave the pool"
+        await self.announce()
+        if self._rollouts.transfer is Transfer.nccl:  # others take weights together with it
+            patience = limit if slot.going else max(limit, self._rollouts.load_seconds)
+            await self._reached(lambda: not slot.loading.locked(), patience)
         if slot.joining is not None:
             slot.joining.cancel()
-        if self._rollouts.transfer is Transfer.nccl and slot.loading.locked():
-            limit = max(limit, self._rollouts.load_seconds)  # others take weights together with it
-        await self.announce()
-        try:
-            async with asyncio.timeout(limit), self.changed:
-                await self.changed.wait_for(lambda: not (slot.running or slot.loading.locked()))
-        except TimeoutError:
+        if not await self._reached(lambda: not (slot.running or slot.loading.locked()), limit):
             log.warning("%s leaves; %d prompts are tried elsewhere", slot, slot.running)
         await self._end(slot)
         self._forget(slot)
@@ -359,6 +357,14 @@ class Fleet:
         await self.announce()
         log.info("%s left", slot)
         return ""
+
+    async def _reached(self, state: Callable[[], bool], limit: float) -> bool:
+        """Whether the slots come to that state within `limit` seconds."""
+        try:
+            async with asyncio.timeout(limit), self.changed:
+                return await self.changed.wait_for(state)
+        except TimeoutError:
+            return False
 
     async def _end(self, slot: Slot) -> None:
         """End an actor, politely if it answers, and give its place back."""

@@ -8,7 +8,7 @@
 | a late replica | its own answer to a ping      | 10 s                    | it restarts           |
 |                | its engine's, below it        | 6 s                     | the same              |
 | `load`, `sleep`| each replica                  | `load_seconds` and 30 s | that replica restarts |
-| one that comes | a version of the learner's    | `load_seconds`          | it restarts           |
+| one passed by  | the learner's next version    | `load_seconds`          | it restarts           |
 | `sleep`        | a replica that starts         | `start_seconds`         | TimeoutError          |
 
 Laws: prompts go only to replicas that hold the pool's current weights, checked as they loaded them;
@@ -64,6 +64,7 @@ class RolloutPool:
         self._sampling, self._rollouts, self._source = sampling, rollouts, source
         self._fleet = Fleet(model, sampling=sampling, rollouts=rollouts, fetch=fetch, seed=seed)
         self._fleet.bring = self._refresh
+        self._load_limit = rollouts.load_seconds + LOAD_MARGIN_SECONDS
         self.giver: Giver | None = None  # where weights do not come from `source`
         self._current: Version | None = None
         self._adopted: Version | None = None  # what the replicas' own checkpoint is called
@@ -261,7 +262,7 @@ class RolloutPool:
 
     async def _bring(self, slot: Slot, version: Version) -> Loaded | None:
         """Have a replica load or adopt; one that does not come through it is dead."""
-        limit: float | None = self._rollouts.load_seconds + LOAD_MARGIN_SECONDS
+        limit: float | None = self._load_limit
         if version == self._adopted:
             answer = of(slot.actor.adopt.remote(version))
         elif self.giver is not None:
@@ -274,27 +275,23 @@ class RolloutPool:
         return report
 
     async def _next_version(self, slot: Slot, passed: Version) -> None:
-        """Once there is another than `passed`: the learner has trained on, and is about to name it.
-
-        A replica that waits for it in vain is dead.
-        """
-        limit = self._rollouts.load_seconds
+        """Once the learner, which has trained on, names another; who waits in vain is dead."""
         log.info("%s: the learner has trained on from version %s", slot, passed)
         try:
-            async with asyncio.timeout(limit), self._fleet.changed:
-                await self._fleet.changed.wait_for(lambda: self._current != passed)
+            async with asyncio.timeout(self._rollouts.load_seconds), self._fleet.changed:
+                await self._fleet.changed.wait_for(
+                    lambda: self._current != passed or slot.state is not State.STALE
+                )
         except TimeoutError:
-            told = f"{slot}: the learner named no version after {passed} within {limit:.0f} s"
-            self._fleet.died(slot, told)
+            self._fleet.died(slot, f"{slot}: the learner named no version after {passed} in time")
 
     async def _sleep(self, slot: Slot) -> bool:
         async with slot.loading:
             if slot.state not in (State.STALE, State.HEALTHY):
                 return False
             slot.state, slot.version = State.STALE, None  # it serves again after the next load
-            limit = self._rollouts.load_seconds + LOAD_MARGIN_SECONDS
             asleep = of(slot.actor.sleep.remote())
-            through, _ = await self._answered(slot, asleep, "go to sleep", limit)
+            through, _ = await self._answered(slot, asleep, "go to sleep", self._load_limit)
         return through
 
     async def _answered(
@@ -304,23 +301,25 @@ class RolloutPool:
         actor = slot.actor
         try:
             report = await asyncio.wait_for(answer, limit)
-            return slot.actor is actor, report  # else it has died since
-        except HandOverFailed as error:
-            if slot.actor is actor:
-                self._fleet.died(slot, f"{slot} did not {what}: {error}")
-        except RayTaskError as error:  # before TimeoutError: the weight store's comes from there
-            if slot.state is State.LEAVING:  # its engine was ended meanwhile
-                return False, None
-            ours = isinstance(error.cause, TimeoutError)  # the weight store's, which all wait for
+        except (HandOverFailed, RayTaskError, TimeoutError, *DIED) as error:
+            if slot.actor is actor and slot.state is not State.LEAVING:  # else it was ended since
+                self._failed(slot, error, what, limit)
+            return False, None
+        return slot.actor is actor, report
+
+    def _failed(self, slot: Slot, error: Exception, what: str, limit: float | None) -> None:
+        """It is dead; raises what is no fault of its own: the weight store's silence, a bug."""
+        if isinstance(error, RayTaskError):  # before TimeoutError: the store's comes from there
+            ours = isinstance(error.cause, TimeoutError)
             if ours or not isinstance(error.cause, (EngineBroken, OSError)):
-                raise
+                raise error
             self._fleet.died(slot, f"{slot}: {first_line(error)}")
-        except TimeoutError:
-            reason = f"{slot} did not {what} within {limit or 0:.0f} s"
-            self._fleet.died(slot, reason, silent=True)
-        except DIED as error:
+        elif isinstance(error, HandOverFailed):
+            self._fleet.died(slot, f"{slot} did not {what}: {error}")
+        elif isinstance(error, RayError):
             self._lost(slot, error, f"{slot} died when it was to {what}")
-        return False, None
+        else:
+            self._fleet.died(slot, f"{slot} did not {what} within {limit:.0f} s", silent=True)
 
     async def _serves(self, version: Version) -> bool:
         """Whether some replica serves a version, or it was passed by; waits while any may come."""

@@ -38,21 +38,23 @@ class VllmSender:
 
     def __init__(self, info: TrainerInitInfo, weights: DeviceWeights, receivers: Receivers):
         """Connect. Raises HandOverFailed where a receiver does not."""
-        self._client = _Client(weights, receivers)
+        near = info.backend == IPCTrainerInitInfo.backend
+        self._client, self._source = _Client(weights, receivers, near=near), _Source(weights)
         try:
             with _own_stream():
                 self._trainer = WeightTransferTrainerFactory.trainer_init(
-                    info, client=self._client, source=_Source(weights)
+                    info, client=self._client, source=self._source
                 )
-        except DistError as error:
+        except (DistError, OSError) as error:  # it waits for all, also where one has refused
             told = f"the learner and {', '.join(receivers.members)} did not connect: {error}"
-            raise HandOverFailed(told) from error
+            raise (self._client.failed or HandOverFailed(told)) from error
         self._client.trainer = self._trainer
 
     def send(self, version: Version) -> list[Any]:
         """Send the weights as they are.
 
-        Raises what a receiver raised first, or HandOverFailed where the way to them is lost.
+        Raises what a receiver raised first, or HandOverFailed where the way to them is lost; what
+        is wrong with the weights themselves.
         """
         self._client.begin(version)
         try:
@@ -60,6 +62,8 @@ class VllmSender:
         except (HandOverFailed, torch.OutOfMemoryError):
             raise
         except RuntimeError as error:  # of NCCL and CUDA, which have no types of their own
+            if error is self._source.failed:
+                raise
             first = self._client.failed
             told = f"version {version} could not be sent: {error}"
             raise (first or HandOverFailed(told)) from error
@@ -67,6 +71,7 @@ class VllmSender:
 
     def close(self) -> None:
         """End the connection."""
+        _abort(self._trainer)
         self._trainer.shutdown()
 
 
@@ -94,16 +99,17 @@ def over_nccl(
 
 
 def _own_stream() -> AbstractContextManager[Any]:
-    """The stream of now is that of later: vLLM makes itself one, and leaves it current."""
+    """The stream of now is that of later: vLLM would make itself one, and leave it current."""
     if not torch.cuda.is_available():
         return nullcontext()
     return torch.cuda.stream(torch.cuda.current_stream())
 
 
 class _Source(WeightSource):
-    """The weights as vLLM walks through them."""
+    """The weights as vLLM walks through them; `failed` is what went wrong with the walk itself."""
 
     def __init__(self, weights: DeviceWeights):
+        self.failed: Exception | None = None
         self._weights = weights
 
     def metadata(self) -> list[ParamMeta]:
@@ -111,19 +117,26 @@ class _Source(WeightSource):
         return _metas(self._weights)
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        """Each tensor."""
-        return iter(self._weights)
+        """Each tensor. Where vLLM stops, the walk is not ended, as it would be by `yield from`: the
+        other ranks are in it.
+        """
+        try:
+            for pair in self._weights:  # noqa: UP028
+                yield pair
+        except Exception as error:
+            self.failed = error
+            raise
 
 
 class _Client:
     """vLLM's `VLLMWeightSyncClient`: what its trainer engine asks of the replicas."""
 
-    def __init__(self, weights: DeviceWeights, receivers: Receivers):
+    def __init__(self, weights: DeviceWeights, receivers: Receivers, *, near: bool):
         self.loaded: list[Loaded] = []  # what became of the version
         self.failed: BaseException | None = None
         self.trainer: TrainerWeightTransferEngine[Any] | None = None
         self._version = Version(0, 0)
-        self._weights, self._receivers = weights, receivers
+        self._weights, self._receivers, self._near = weights, receivers, near
 
     def begin(self, version: Version) -> None:
         """What follows is `version`."""
@@ -131,7 +144,11 @@ class _Client:
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """Have the engines connect."""
-        self._receivers.link(init_info)
+        try:
+            self._receivers.link(init_info)
+        except BaseException as error:
+            self.failed = error
+            raise
 
     def start_weight_update(self) -> None:
         """Have the replicas stand still."""
@@ -153,8 +170,8 @@ class _Client:
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         """Have them hold what came against what was sent, and serve it."""
         del weight_version  # vLLM's trainer knows none
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()  # the buffers are of no more use, and an engine may be near
+        if self._near and torch.cuda.is_available():
+            torch.cuda.empty_cache()  # the engine on this GPU takes room for its cache next
         manifest = self._weights.manifest(self._version)
         [bucket] = manifest.buckets
         self._receivers.feed({SUMS: {entry.name: entry.digest for entry in bucket.tensors}})

@@ -7,9 +7,11 @@
 | `give`    | the learner's call of the moment | that one's limit                     |
 | `give`    | the learner's ranks              | `learning.seconds`                   |
 | rank 0    | each step of every replica       | `rollouts.load_seconds`, 30 s beyond |
+| rank 0    | every engine, to connect (`nccl`)| 300 s (vLLM's)                       |
 
 Laws: those who ask at about the same time take the version together; the learner does not train
-while it sends; where one of them fails, all of them are started again.
+while it sends; where one of them fails, all of them are started again; weights that one refuses
+are an error of the run.
 """
 
 import asyncio
@@ -43,11 +45,7 @@ class Replicas:
     seconds: float
 
     def link(self, init: Mapping[str, Any]) -> None:
-        """Have each connect, at its place among the engines' workers: the sender is the first.
-
-        Each is asked before whether it lives: who connects waits for all that were counted.
-        """
-        self._answers([actor.ping.remote() for actor in self.actors], "answer")
+        """Have each connect, at its place among the engines' workers: the sender is the first."""
         inits = [dict(init) for _ in self.actors]
         if self.transfer is Transfer.nccl:
             for number, own in enumerate(inits):
@@ -70,9 +68,11 @@ class Replicas:
         return self._answers(calls, "serve new weights")
 
     def sender(self, weights: DeviceWeights, *, rank: int, place: tuple[str, int]) -> Sender:
-        """By CUDA IPC or NCCL."""
+        """By CUDA IPC or NCCL. Asks each before whether it lives: who connects waits for all."""
         from actors.sender import over_ipc, over_nccl  # vLLM: here, and not in who calls
 
+        if rank == 0:
+            self._answers([actor.ping.remote() for actor in self.actors], "answer")
         if self.transfer is Transfer.ipc:
             return over_ipc(weights, self, rank=rank)
         engines = len(self.actors) * self.tensor_parallel

@@ -47,7 +47,7 @@ def units_of(run: Run) -> tuple[Unit, ...]:
     return (
         Unit("controller", 1, 0.0, 0.0),
         Unit("media", 1, 0.0, 0.0),
-        *[Unit("weight store", 1, 0.0, 0.0)] * stored,
+        *((Unit("weight store", 1, 0.0, 0.0),) if stored else ()),
         Unit(
             "learner rank", run.learning.ranks, run.cluster.cpus_per_rank, run.cluster.gpus_per_rank
         ),

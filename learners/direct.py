@@ -60,9 +60,9 @@ class PolicyWeights:
             for name in list(tensors):
                 tensor = tensors.pop(name)
                 self._sums[name] = checksum(tensor)
+                self._lend(tensor)
                 yield name, tensor
                 del tensor
-            self._settle()  # it may still read what was given back here
 
     @cached_property
     def _sources(self) -> dict[str, Source]:
@@ -82,6 +82,11 @@ class PolicyWeights:
         if self._device.type != "cpu":
             torch.accelerator.synchronize()
 
+    def _lend(self, tensor: Tensor) -> None:
+        """To the stream of now: its memory is not used anew before that has read it."""
+        if self._device.type != "cpu":
+            tensor.record_stream(torch.cuda.current_stream())
+
 
 class Direct:
     """Sends to the receivers it is given, by one connection for as long as they are the same."""
@@ -92,7 +97,7 @@ class Direct:
         self._sender: Sender | None = None
 
     def send(self, version: Version, receivers: Receivers, place: tuple[str, int]) -> list[Any]:
-        """The weights as `version`; all ranks enter, and leave whatever goes wrong with one.
+        """The weights as `version`; all ranks enter, and walk to the end whatever the sender does.
 
         After an error the connection is ended.
         """
@@ -105,8 +110,10 @@ class Direct:
                 self._members = members
             return self._sender.send(version)
         except BaseException:
-            self._weights.walk_on()
-            self.close()
+            try:
+                self._weights.walk_on()
+            finally:
+                self.close()
             raise
 
     def close(self) -> None:

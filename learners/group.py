@@ -5,7 +5,8 @@
 
 Laws: every call goes to all ranks, and is over when all have answered; one rank that fails or dies
 ends the call at once, for the others may wait for it in a collective; after that the group is only
-good to be closed.
+good to be closed, but where all ranks have come out of it: a write that a disk refuses, a send that
+a replica fails.
 
 | who waits | for whom | limit |
 |---|---|---|
@@ -200,7 +201,12 @@ class LearnerGroup:
                 raise TrainedOn(f"version {version} is not held: the learner has trained on")
             [place] = await self._answers([self._ranks[0].address.remote()], "address")
             calls = [rank.call.remote("send", version, receivers, place) for rank in self._ranks]
-            reports, *_ = await self._answers(calls, "send")
+            try:
+                reports, *_ = await self._answers(calls, "send")
+            except RayTaskError as error:
+                if _still_at(calls):
+                    raise LearnerLost(f"learner send: a rank left the others: {error}") from error
+                raise
         return reports
 
     async def save(self, folder: Path) -> None:
@@ -284,8 +290,7 @@ class LearnerGroup:
             except RayTaskError as error:
                 if not isinstance(error.cause, OSError):
                     raise
-                _, waiting = ray.wait(calls, num_returns=len(calls), timeout=0)
-                if waiting:
+                if _still_at(calls):
                     said = f"learner {method}: a rank could not write while others wait for it"
                     raise LearnerLost(f"{said}: {error.cause}") from error
                 raise OSError(str(error.cause)) from error  # without the ranks' tracebacks
@@ -337,6 +342,12 @@ def bundle(cluster: Cluster, *, on_gpu: bool) -> dict[str, float]:
 def _environment(cluster: Cluster, *, on_gpu: bool) -> dict[str, str]:
     threads = {"OMP_NUM_THREADS": str(max(1, int(cluster.cpus_per_rank)))}
     return threads if on_gpu else threads | {"DS_ACCELERATOR": "cpu"}
+
+
+def _still_at(calls: Sequence[Any]) -> bool:
+    """Whether a rank has not answered."""
+    _, waiting = ray.wait(list(calls), num_returns=len(calls), timeout=0)
+    return bool(waiting)
 
 
 def _free() -> str:

@@ -76,6 +76,7 @@ __all__ = [
 ]
 
 SCORER_CPUS = 0.1  # of one worker of the scorer pool
+CONNECT_SECONDS = 330.0  # at most, for vLLM's engines and a rank, and for calls to be answered
 RESOURCE_SHARE = 0.001  # of a node's `resource`, of which each rank or replica there takes so much
 
 
@@ -223,7 +224,9 @@ def _check_transfer(run: Run) -> None:
     whole = min(gpus) >= 1
     placed = Placement.colocated if way is Transfer.ipc else Placement.separate
     publish, full = run.learning.publish.value, run.learning.publish is Publish.full
+    limit = CONNECT_SECONDS + rollouts.load_seconds
     rules = [
+        ("learning.seconds", run.learning.seconds, run.learning.seconds > limit, f"> {limit:g}"),
         ("rollouts.placement", rollouts.placement.value, rollouts.placement is placed, placed),
         ("learning.publish", publish, full, "full"),
         (

@@ -212,7 +212,7 @@ class Stream:
         return scored(group, await self._scorers.score(group), self._settings.min_group)
 
     def _refused(self, group: Group, started: Version) -> Failure | None:
-        """A Failure for tokens of weights older than those that were served when it started."""
+        """A Failure for tokens of other weights than served since it started, or are to serve."""
         now = max(self._serving, self._coming)
         versions = {version for rollout in group.rollouts_G for _, version in rollout.spans}
         others = sorted(version for version in versions if not started <= version <= now)

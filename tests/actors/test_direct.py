@@ -167,7 +167,10 @@ def test_over_ipc_into_the_engine_on_the_same_gpu(run, policies):
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="NCCL needs a GPU for each side")
 def test_over_nccl_into_an_engine_on_another_gpu(run, policies, monkeypatch):
+    """In several packs, which vLLM's sender makes on two streams by turns."""
     from actors.sender import over_nccl
+
+    monkeypatch.setattr("actors.sender.AT_ONCE_BYTES", 300_000)
 
     replica = made(policies, transfer=Transfer.nccl, gpus=1.0, memory_share=0.3)
     try:

@@ -1,6 +1,7 @@
 """Replicas that join, leave, freeze and die on a Ray of three nodes, with the stand-in engine."""
 
 import asyncio
+import logging
 import os
 import signal
 import time
@@ -21,6 +22,7 @@ from actors.outcome import HandOverFailed, Loaded
 from actors.rollout import RolloutPool, State
 from cluster.hand_over import HandOver, Replicas
 from o3rl.config import Placement, Rollouts, Transfer
+from o3rl.direct import TrainedOn
 from o3rl.flow import Failure, Group, Version
 from tests.actors.conftest import (
     ROLLOUTS,
@@ -234,7 +236,7 @@ class Sending:
     async def send(self, version: Version, replicas: Replicas) -> list[Loaded]:
         async with self._turn:
             if version != self.version:
-                raise LookupError(f"version {version} is not held")
+                raise TrainedOn(f"version {version} is not held")
             self.sent.append((version, len(replicas.members)))
             try:
                 return await asyncio.to_thread(self._drive, version, replicas)
@@ -290,7 +292,8 @@ def test_one_that_dies_as_it_takes_weights_costs_those_with_it_a_restart(pool, r
     assert sending.sent[0] == (Version(0, 4), 2)
 
 
-def test_one_that_comes_when_the_learner_has_trained_on_takes_the_next(pool, run, sending, version):
+def test_one_that_comes_when_the_learner_has_trained_on_takes_the_next(pool, run, sending, caplog):
+    caplog.set_level(logging.INFO)
     sending.version = Version(0, 4)
 
     async def come():
@@ -309,6 +312,27 @@ def test_one_that_comes_when_the_learner_has_trained_on_takes_the_next(pool, run
         sending.version = Version(0, 5)
         await pool.load(Version(0, 5))
         assert pool.states == (State.HEALTHY,) * 2
+        return await many(pool, 4)
+
+    assert versions(run(come())) == {Version(0, 5)}
+    assert "the learner has trained on from version 0.4" in caplog.text
+    assert "could not be seen to" not in caplog.text
+
+
+def test_one_that_waits_in_vain_for_a_version_is_started_again(
+    pool, run, sending, version, monkeypatch, caplog
+):
+    monkeypatch.setattr(pool, "_rollouts", replace(QUICK, load_seconds=0.5))
+
+    async def come():
+        os.kill(pool.places[0].pid, signal.SIGKILL)
+        async with asyncio.timeout(60):
+            while "named no version after 0.5 in time" not in caplog.text:
+                await many(pool, 2)
+                await asyncio.sleep(0.1)
+            sending.version = Version(0, 5)
+            while pool.states != (State.HEALTHY,) * 2:
+                await asyncio.sleep(0.1)
         return await many(pool, 4)
 
     assert versions(run(come())) == {Version(0, 5)}

@@ -38,6 +38,10 @@ class Trainer(TrainerWeightTransferEngine[Init]):
 
     @classmethod
     def trainer_init(cls, init_info, *, client, source=None):
+        try:
+            client.init_weight_transfer_engine({})
+        except ValueError:  # in another thread, while this one waits for those who do not come
+            assert init_info.connects is not None
         if init_info.connects is not None:
             raise init_info.connects
         return cls(client=client, source=source)
@@ -73,6 +77,11 @@ class Receivers:
     def __init__(self):
         self.log: list[Any] = []
         self.error: Exception | None = None
+
+    def link(self, init):
+        del init
+        if self.error is not None:
+            raise self.error
 
     def open(self, version, names):
         self.log.append((version, names))
@@ -112,6 +121,24 @@ def test_those_who_did_not_connect_are_named(receivers):
         VllmSender(late, Weights(), receivers)  # pyright: ignore
 
 
+@pytest.mark.parametrize("late", [DistStoreError("timed out"), OSError("address in use")])
+def test_one_that_refuses_to_connect_is_told_rather_than_the_wait_for_it(receivers, late):
+    receivers.error = ValueError("replica 1 will not")
+    with pytest.raises(ValueError, match="replica 1 will not"):
+        VllmSender(Init(rank=0, connects=late), Weights(), receivers)  # pyright: ignore
+
+
+def test_what_is_wrong_with_the_weights_is_no_fault_of_the_way(sender, monkeypatch):
+    def breaks(_):
+        yield "a", torch.zeros(2)
+        raise RuntimeError("gathering failed")
+
+    monkeypatch.setattr(Weights, "__iter__", breaks)
+    monkeypatch.setattr(Trainer, "send_weights", lambda self: [None for _ in self.source])
+    with pytest.raises(RuntimeError, match=r"^gathering failed"):
+        sender.send(V)
+
+
 def test_what_a_receiver_said_first_is_told_rather_than_what_it_did_to_the_broadcast(
     sender, receivers, monkeypatch
 ):
@@ -136,6 +163,18 @@ def test_a_lost_way_is_no_fault_of_the_learner_but_its_memory_is(sender):
     sender._trainer.error = torch.OutOfMemoryError("CUDA out of memory")
     with pytest.raises(torch.OutOfMemoryError):
         sender.send(V)
+
+
+def test_a_connection_that_is_ended_is_ended_once(sender, monkeypatch):
+    """vLLM's own end of it would not know of ours."""
+    aborted = []
+    monkeypatch.setattr(torch.accelerator, "device_index", lambda _: torch.no_grad())
+    group = SimpleNamespace(disabled=False, comm=7, device=torch.device("cuda", 0))
+    group.nccl = SimpleNamespace(ncclCommAbort=aborted.append)
+    sender._trainer.model_update_group = group
+    sender.close()
+    sender.close()
+    assert (aborted, group.disabled) == ([7], True)
 
 
 def test_an_engine_serves_nothing_before_the_sums_have_come():

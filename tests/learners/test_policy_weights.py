@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from learners import export
 from learners.direct import Direct, PolicyWeights
 from learners.policy import load_policy
 from o3rl.checksum import checksum, in_hex
@@ -73,3 +74,64 @@ def test_a_connection_lasts_as_long_as_the_receivers_are_the_same():
     direct.close()
     direct.close()
     assert other.log[-2:] == ["send 0.1", "close"]
+
+
+class Stops:
+    """A sender that takes so many tensors, and then says that it cannot go on."""
+
+    members = ("a",)
+
+    def __init__(self, after: int | None):
+        self.after, self.taken, self.closed = after, [], False
+
+    def sender(self, weights, *, rank, place):
+        del rank, place
+        self.weights = weights
+        if self.after is None:
+            raise ConnectionError("no way")
+        return self
+
+    def send(self, version):
+        del version
+        for name, _ in self.weights:
+            if len(self.taken) == self.after:
+                raise ConnectionError("no way")
+            self.taken.append(name)
+        raise ConnectionError("no way")
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.mark.parametrize("after", [None, 0, 9, 9999])
+def test_a_walk_is_ended_once_wherever_the_sender_stops(model, monkeypatch, after):
+    """The other ranks gather each bucket together with this one, and no bucket twice."""
+    gathered = []
+
+    def counted(found, **how):
+        for tensors in export.layers(found, **how):
+            gathered.append(set(tensors))
+            yield tensors
+
+    monkeypatch.setattr("learners.direct.layers", counted)
+    weights = PolicyWeights(load_policy(model), torch.device("cpu"), limit=100_000)
+    stops = Stops(after)
+    with pytest.raises(ConnectionError, match="no way"):
+        Direct(weights).send(V, stops, ("host", 5))
+    names = {entry.name for entry in weights.entries()}
+    assert len(gathered) > 3
+    assert set().union(*gathered) == names
+    assert sum(map(len, gathered)) == len(names)
+    assert stops.closed is (after is not None)
+
+
+def test_a_walk_that_fails_itself_is_told_and_the_connection_ended(model, monkeypatch):
+    def breaks(found, **how):
+        yield from export.layers(found, **how)
+        raise RuntimeError("gathering failed")
+
+    monkeypatch.setattr("learners.direct.layers", breaks)
+    stops = Stops(2)
+    with pytest.raises(RuntimeError, match="gathering failed"):
+        Direct(PolicyWeights(load_policy(model), torch.device("cpu"))).send(V, stops, ("host", 5))
+    assert stops.closed

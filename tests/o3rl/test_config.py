@@ -194,6 +194,10 @@ COMBINATIONS = {
         "learning.publish is 'changes'",
         "full where rollouts.transfer is nccl",
     ),
+    "rollouts.transfer=nccl learning.seconds=600": (
+        "learning.seconds is 600",
+        "> 630 where rollouts.transfer is nccl",
+    ),
     "rollouts.transfer=nccl rollouts.stand_in_seconds=1": (
         "rollouts.stand_in_seconds is 1",
         "0 where rollouts.transfer is nccl",
