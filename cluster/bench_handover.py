@@ -38,7 +38,7 @@ COLUMNS = ("", "publish s", "fetch s", "stall s", "sent MB", "fetched MB", "of a
 
 
 @dataclass(frozen=True, slots=True)
-class HandOver:
+class Measured:
     """One version's way: seconds and bytes."""
 
     publish_seconds: float  # the learner gathers, compares, sends
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def table(found: dict[str, list[HandOver]], title: str) -> Table:
+def table(found: dict[str, list[Measured]], title: str) -> Table:
     """A line a way: medians over the steps."""
     shown = Table(title=title, title_justify="left", box=None)
     for name in COLUMNS:
@@ -91,7 +91,7 @@ def table(found: dict[str, list[HandOver]], title: str) -> Table:
 
 async def measured(
     folder: Path, name: str, *, steps: int, rate: float
-) -> dict[str, list[HandOver]]:
+) -> dict[str, list[Measured]]:
     """By way of publishing, the hand-over after each of `steps` steps of the policy `name`."""
     from actors.engine import Engine
     from cluster.session import ray_session
@@ -104,7 +104,7 @@ async def measured(
     rollouts = Rollouts(gpus=0, cpus=1, max_model_tokens=tokens, max_batched_tokens=GROUP * tokens)
     sampling = Sampling(group_size=GROUP, max_tokens=COMPLETION, max_prompt_tokens=PROMPT)
     engine = Engine(policy, sampling=sampling, rollouts=rollouts)
-    found: dict[str, list[HandOver]] = {}
+    found: dict[str, list[Measured]] = {}
     sums = []
     try:
         engine.forbid_end()
@@ -137,7 +137,7 @@ def _worker(policy: Any, prompts: Any, *, publish: Publish, rate: float) -> "Ran
 
 async def _way(
     engine: "Engine", worker: "RankWorker", groups: list["Group"], mirror: Path
-) -> list[HandOver]:
+) -> list[Measured]:
     """All steps by one way; what the weights were before is sent and taken first, uncounted."""
     from cluster.store import start_store
     from learners.bench_rank import scored
@@ -158,7 +158,7 @@ async def _way(
             publish_seconds = perf_counter() - started
             loaded = await engine.load(store, version)
             found.append(
-                HandOver(
+                Measured(
                     publish_seconds,
                     loaded.seconds_fetch,
                     loaded.seconds_stalled,

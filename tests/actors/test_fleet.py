@@ -361,7 +361,8 @@ def test_a_prompt_that_kills_its_replica_costs_no_other_its_attempts(pool, run):
     assert len(versions(others)) == 1
 
 
-def test_a_frozen_one_is_named_shown_and_replaced(pool, run, caplog):
+def test_a_frozen_one_is_named_shown_and_replaced(pool, run, caplog, monkeypatch):
+    monkeypatch.setattr("actors.rollout.PING_SECONDS", 3.0)
     name = ""
 
     async def freeze():

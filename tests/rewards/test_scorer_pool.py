@@ -77,13 +77,13 @@ def test_groups_are_scored_in_order_and_in_parallel():
 
 
 def test_a_poisonous_completion_fails_alone(caplog):
-    pool = pool_of(custom=POISON, seconds=3.0)
+    pool = pool_of(custom=POISON, seconds=2.0)
     start = time.monotonic()
     [outcomes, others] = run(
         pool, group_of(GOOD, "hang", GOOD, "die", GOOD), group_of(GOOD, number=1)
     )
     assert [type(outcome) for outcome in outcomes] == [Reward, Failure, Reward, Failure, Reward]
-    assert outcomes[1] == Failure(0, 1, "scoring one completion took longer than 3 s")
+    assert outcomes[1] == Failure(0, 1, "scoring one completion took longer than 2 s")
     assert "process died" in outcomes[3].reason
     assert isinstance(others[0], Reward)
     assert pool.replaced == 6  # three attempts each
