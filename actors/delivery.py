@@ -47,8 +47,7 @@ class Delivery:
             update, taken = await self._updates.get()
             if update is not None:
                 yield update
-            if not taken.done():
-                taken.set_result(None)
+            taken.set_result(None)
             if update is None:
                 return
 

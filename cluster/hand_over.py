@@ -79,31 +79,30 @@ class Replicas:
         return over_nccl(weights, self, rank=rank, place=place, engines=engines)
 
     def _answers(self, calls: Sequence[Any], what: str) -> list[Any]:
-        """Of all, in order. The first that fails ends the wait: others may hang because of it."""
+        """Of all, in order. The first that fails ends the wait: others may hang because of it.
+
+        Raises ValueError where a replica refused, HandOverFailed naming those that failed or said
+        nothing.
+        """
+        who = dict(zip(calls, self.members, strict=True))
+        answers: dict[Any, Any] = {}
         end = time.monotonic() + self.seconds
         waiting = list(calls)
         while waiting:
             left = max(0.0, end - time.monotonic())
             done, waiting = ray.wait(waiting, num_returns=1, timeout=left)
             if not done:
-                silent = ", ".join(self.members[calls.index(call)] for call in waiting)
+                silent = ", ".join(who[call] for call in waiting)
                 raise HandOverFailed(f"{silent} did not {what} within {self.seconds:.0f} s")
-            self._checked(calls, done[0])
-        return ray.get(list(calls))
-
-    def _checked(self, calls: Sequence[Any], call: Any) -> None:
-        """Raises ValueError where the replica refused, HandOverFailed naming it where it failed."""
-        try:
-            ray.get(call)
-        except RayTaskError as error:
-            if isinstance(error.cause, ValueError):
-                raise ValueError(str(error.cause)) from error
-            raise HandOverFailed(self._told(calls, call, error)) from error
-        except RayError as error:
-            raise HandOverFailed(self._told(calls, call, error)) from error
-
-    def _told(self, calls: Sequence[Any], call: Any, error: RayError) -> str:
-        return f"{self.members[calls.index(call)]}: {first_line(error)}"
+            [call] = done
+            try:
+                answers[call] = ray.get(call)
+            except RayError as error:
+                cause = getattr(error, "cause", None)
+                if isinstance(cause, ValueError):
+                    raise ValueError(str(cause)) from error
+                raise HandOverFailed(f"{who[call]}: {first_line(error)}") from error
+        return [answers[call] for call in calls]
 
 
 @dataclass

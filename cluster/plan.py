@@ -153,8 +153,7 @@ def sent_bytes(run: Run, architecture: Architecture) -> int:
     """Of weights on their way from GPU to GPU, at once at either end; 0 through the store."""
     if run.rollouts.transfer is Transfer.object_store:
         return 0
-    matrix = architecture.text.vocabulary * architecture.text.hidden * BYTES[run.model.dtype]
-    return 3 * max(AT_ONCE_BYTES, matrix)
+    return 3 * max(AT_ONCE_BYTES, BYTES[run.model.dtype] * architecture.text.matrix)
 
 
 def checkpoint_bytes(run: Run, architecture: Architecture) -> int:

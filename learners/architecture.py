@@ -23,6 +23,11 @@ class Text:
     head: int
     vocabulary: int
 
+    @property
+    def matrix(self) -> int:
+        """Values of the embedding, or of a head of its own: the largest parameter."""
+        return self.vocabulary * self.hidden
+
 
 @dataclass(frozen=True, slots=True)
 class Vision:
@@ -102,7 +107,7 @@ class Architecture:
     def text_parameters(self) -> int:
         """Of the language model with embeddings and head."""
         text = self.text
-        matrices = (1 if self.tied else 2) * text.vocabulary * text.hidden
+        matrices = (1 if self.tied else 2) * text.matrix
         return matrices + text.layers * self._text_layer() + text.hidden
 
     @property

@@ -40,7 +40,6 @@ class PolicyWeights:
         """To the end of the walk, all of it if there is none: the other ranks wait in theirs."""
         for _ in self if self._walk is None else self._walk:
             pass
-        self._walk = None
 
     def begin(self) -> None:
         """The next walk is a new one."""

@@ -105,7 +105,7 @@ def rank_memory(
     refers = bool(learning.kl) and not model.lora_rank
     largest = largest or Pass.most(learning.tokens_per_pass, architecture)
     text = architecture.text
-    matrix = 0 if model.lora_rank else text.vocabulary * text.hidden  # the largest parameter
+    matrix = 0 if model.lora_rank else text.matrix
     one_buffer = learning.zero == 2 and each < EXACT  # for the sum and for the step
     sums = each * matrix + (EXACT * trained // learning.ranks if one_buffer else 0)
     return RankMemory(
@@ -170,7 +170,7 @@ def step_peak(architecture: Architecture, found: PassMemory, *, each: int = EXAC
     Gradients come as what was kept goes: the peak is the highest of the moments on the way. `each`
     is the bytes of a gradient.
     """
-    matrix = each * architecture.text.vocabulary * architecture.text.hidden
+    matrix = each * architecture.text.matrix
     text = each * architecture.text_parameters
     return max(
         found.vision_kept + found.text_kept + matrix + max(found.head, found.text_layer),
