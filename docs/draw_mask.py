@@ -5,7 +5,7 @@ python docs/draw_mask.py
 
 from pathlib import Path
 
-from learners.attention import Span, attention_mask
+from learners.model.attention import Span, attention_mask
 
 LAYOUT = (Span(0, 6, (9, 12, 14)), Span(14, 18, (20, 23)))
 CELL, LEFT, TOP = 15, 64, 64

@@ -14,18 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from o3rl.boxes import BoxConvention
-from o3rl.checkpoints import Checkpoint, Checkpoints, Store
-from o3rl.decode import MediaError
-from o3rl.evaluation import GREEDY, Answered, Evaluator
-from o3rl.evidence import Entry
+from o3rl.evaluation.evaluator import GREEDY, Answered, Evaluator
+from o3rl.evaluation.evidence import Entry
+from o3rl.evaluation.measures import summary
+from o3rl.evaluation.pages import write_page
 from o3rl.files import replace_folder, write_text
-from o3rl.flow import Row, ScoredGroup, Version
-from o3rl.gauges import evidence_metrics, rollout_table_rows
-from o3rl.ledger import Ledger
-from o3rl.measure import summary
-from o3rl.pages import write_page
-from o3rl.tracking import Tracker
+from o3rl.loop.step_metrics import evidence_metrics
+from o3rl.media.decoder import MediaError
+from o3rl.persistence.checkpoints import Checkpoint, Checkpoints, Store
+from o3rl.persistence.ledger import Ledger
+from o3rl.text.boxes import BoxConvention
+from o3rl.tracking.rollout_table import rollout_table_rows
+from o3rl.tracking.tracker import Tracker
+from o3rl.types import Row, ScoredGroup, Version
 
 logger = logging.getLogger(__name__)
 
@@ -213,3 +214,41 @@ async def _answer_entry(answered: Answered, frames: Frames) -> Entry:
         f"row {answered.row.id}",
         (),
     )
+
+
+class Fence:
+    """Told first of a step, so that an attempt that was superseded ends before it logs it."""
+
+    def __init__(self, check: Callable[[], None]):
+        self._check = check
+
+    async def stepped(
+        self, step: int, version: Version, groups: Sequence[ScoredGroup], metrics: dict[str, float]
+    ) -> None:
+        """Look whether the folder is still ours."""
+        del step, version, groups, metrics
+        await asyncio.to_thread(self._check)
+
+
+class Tally:
+    """Counts what was trained on."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self.tokens = 0
+
+    async def stepped(
+        self, step: int, version: Version, groups: Sequence[ScoredGroup], metrics: dict[str, float]
+    ) -> None:
+        """Add a batch."""
+        del step, version
+        self.samples += sum(len(group.rewards_G) for group in groups)
+        self.tokens += int(metrics["tokens/sampled"])
+
+    def state(self) -> dict[str, int]:
+        """Plain values from which `restore` goes on."""
+        return {"samples": self.samples, "tokens": self.tokens}
+
+    def restore(self, state: Mapping[str, int]) -> None:
+        """Go on counting where `state` was taken."""
+        self.samples, self.tokens = state["samples"], state["tokens"]

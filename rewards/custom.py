@@ -10,9 +10,11 @@ The value must be finite, and at most 1e9 either way. What such a function raise
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from o3rl.flow import Reward, Row
-from o3rl.functions import load_function, place_of
-from rewards.scorer import weighted
+from o3rl.config import Rewards
+from o3rl.config.user_functions import load_function, place_of
+from o3rl.text.boxes import convention_of
+from o3rl.types import Prompt, Reward, Row
+from rewards.scorer import Scorer, weighted
 
 LARGEST = 1e9  # of a value, so that sums and spreads of rewards are finite too
 
@@ -74,3 +76,27 @@ def with_custom(
 
 def _fault(name: str, error: Exception) -> CustomFault:
     return CustomFault(name, type(error).__name__, place_of(error), f"{error!s:.300}")
+
+
+class RowScorer:
+    """A scorer, the model's box convention, the user's own rewards."""
+
+    def __init__(self, rewards: Rewards, model_type: str):
+        self._scorer = Scorer(rewards)
+        self._convention = convention_of(model_type)
+        self._functions = load_custom(rewards.custom)
+        self._weights = rewards.weights
+
+    def score(self, prompt: Prompt, text: str) -> Reward | CustomFault:
+        """The reward of one completion of `prompt`, custom parts included."""
+        reward = self._scorer.score(
+            prompt.row.task,
+            text,
+            truth=prompt.row.truth,
+            progress=prompt.progress,
+            frame_size=prompt.plan.size,
+            convention=self._convention,
+        )
+        return with_custom(
+            reward, text, row=prompt.row, functions=self._functions, weights=self._weights
+        )

@@ -27,26 +27,18 @@ from time import monotonic, perf_counter
 from typing import Any
 
 import ray
-from ray.exceptions import (
-    ActorUnschedulableError,
-    ObjectLostError,
-    OutOfMemoryError,
-    RayActorError,
-    RuntimeEnvSetupError,
-)
+from ray.exceptions import ObjectLostError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from o3rl.code_digest import source_digest
 from o3rl.config import SCORER_CPUS, Rewards
-from o3rl.flow import Failure, Group, Prompt, Reward
-from o3rl.source import source_digest
+from o3rl.ray_calls import DIED
 from o3rl.stacks import stacks_of, tell_stacks
-from rewards.custom import CustomFault, CustomRewardError
-from rewards.row_scorer import RowScorer
+from o3rl.types import Failure, Group, Prompt, Reward
+from rewards.custom import CustomFault, CustomRewardError, RowScorer
 
 ATTEMPTS = 3  # of one completion, each on another process; and of each worker to start for a group
 RETRY_SECONDS = 30.0  # from a start that failed to the next one, while others serve
-# What Ray raises where an actor's process is no more, or cannot be; only the first one is usual.
-DIED = (RayActorError, OutOfMemoryError, ActorUnschedulableError, RuntimeEnvSetupError)
 
 Outcome = Reward | CustomFault | Failure
 

@@ -1,18 +1,18 @@
 """The three reward profiles: one record of functions each, so that a difference is one name.
 
 `released` is the public code bit for bit, for comparisons; `paper` the default; `strict` is `paper`
-with guards against the known ways to game it (`rewards.strict`).
+with guards against the known ways to game it (`rewards.parts.strict`).
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from o3rl import config
-from o3rl.flow import Interval, KeyFrame
-from o3rl.grammar import named_box, one_word_named_box
-from rewards import claims, strict, thinking
-from rewards.claims import Gate, Judged, Stated
-from rewards.rouge import ascii_rouge, unicode_rouge
+from o3rl.text.grammar import named_box, one_word_named_box
+from o3rl.types import Interval, KeyFrame
+from rewards.parts import claims, strict, thinking
+from rewards.parts.claims import Gate, Judged, Stated
+from rewards.parts.rouge import ascii_rouge, unicode_rouge
 
 
 @dataclass(frozen=True, slots=True)

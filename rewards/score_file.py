@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from o3rl.config import Profile, Rewards
-from o3rl.flow import KeyFrame, Reward, Task, Truth
-from o3rl.truth import (
+from o3rl.text.truth import (
     TruthError,
     parse_answer_box,
     parse_interval,
@@ -26,6 +25,7 @@ from o3rl.truth import (
     parse_time,
     parse_truth,
 )
+from o3rl.types import KeyFrame, Reward, Task, Truth
 from rewards.scorer import Scorer
 
 

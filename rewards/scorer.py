@@ -7,12 +7,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from o3rl.boxes import ABSOLUTE, BoxConvention, box_iou
 from o3rl.config import Rewards
-from o3rl.flow import PARTS, Claim, KeyFrame, Reward, Task, Truth
-from o3rl.grammar import answer_of, thought_of, time_mentions
-from rewards import answer
-from rewards.claims import (
+from o3rl.text.boxes import ABSOLUTE, BoxConvention, box_iou
+from o3rl.text.grammar import answer_of, thought_of, time_mentions
+from o3rl.types import PARTS, Claim, KeyFrame, Reward, Task, Truth
+from rewards.parts import answer
+from rewards.parts.claims import (
     MET_IOU,
     Judged,
     Stated,
@@ -22,10 +22,9 @@ from rewards.claims import (
     stated_boxes,
     stated_claims,
 )
-from rewards.curriculum import sigma
-from rewards.format import TEMPORAL, structure
+from rewards.parts.format import TEMPORAL, structure
+from rewards.parts.thinking import mentioned_times, point, sigma
 from rewards.profiles import profile_of
-from rewards.thinking import mentioned_times, point
 
 
 @dataclass(slots=True)

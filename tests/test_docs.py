@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster import cli
-from cluster.configs import find
+from cluster.commands import cli
 from o3rl.config import load
+from o3rl.config.shipped import find
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(

@@ -18,15 +18,9 @@ from typing import Any
 import av
 
 from o3rl.config import require
-from o3rl.flow import Task
 from o3rl.synth.questions import Teacher, ask, row
-from o3rl.synth.world import (
-    Scene,
-    draw,
-    random_picture,
-    random_scene,
-    split_combinations,
-)
+from o3rl.synth.world import Scene, draw, random_picture, random_scene, split_combinations
+from o3rl.types import Task
 
 VIDEO_TASKS = (  # a video's rows go through these in turn
     Task.TEMPORAL_SPATIAL,

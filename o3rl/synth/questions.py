@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from o3rl.flow import Box, Task
-from o3rl.prompts import BRIEF
 from o3rl.synth.world import (
     COLOURS,
     PATHS,
@@ -23,6 +21,8 @@ from o3rl.synth.world import (
     random_scene,
     split_combinations,
 )
+from o3rl.text.prompts import BRIEF
+from o3rl.types import Box, Task
 
 
 @dataclass(frozen=True, slots=True)

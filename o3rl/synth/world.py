@@ -13,7 +13,7 @@ from random import Random
 import numpy as np
 from PIL import Image, ImageDraw
 
-from o3rl.flow import Box, Interval
+from o3rl.types import Box, Interval
 
 COLOURS = {
     "red": (225, 45, 40),

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from o3rl.config import Model, PromptStyle, Rollouts, Sampling
-from o3rl.flow import FramePlan, Group, Prompt, Row, Task, Truth, Version
-from o3rl.shelf import MemoryWeights
-from o3rl.weights import RawTensor, publish, unpack
+from o3rl.types import FramePlan, Group, Prompt, Row, Task, Truth, Version
+from o3rl.weights.buckets import RawTensor, unpack
+from o3rl.weights.manifest import publish
+from o3rl.weights.versions import MemoryWeights
 
 T = TypeVar("T")
 
@@ -74,8 +75,8 @@ def policies(tmp_path_factory: pytest.TempPathFactory) -> Policies:
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    from learners.export import export
-    from learners.tiny import build
+    from learners.model.tiny import build
+    from learners.weights.export import export
 
     base = build(tmp_path_factory.mktemp("base"), seed=3)
     changed = tmp_path_factory.mktemp("changed")
@@ -103,7 +104,7 @@ def published(weights: dict[str, RawTensor], version: Version) -> MemoryWeights:
 @pytest.fixture(scope="module")
 def engine(run, policies) -> Iterator[Any]:
     """Started from the base weights, serving nothing yet."""
-    from actors.engine import Engine
+    from actors.engine.engine import Engine
 
     async def start() -> Engine:
         started = Engine(model(policies.base), sampling=SAMPLING, rollouts=ROLLOUTS)
@@ -145,9 +146,9 @@ def learner_logprobs(folder: Path, group: Group) -> list[np.ndarray]:
     """By the learner: the group as one pack, its prompt once."""
     import torch
 
-    from learners.inputs import Reader
-    from learners.policy import load_policy, load_processor
-    from learners.shared_prefix import PackedPolicy, Segment, pack
+    from learners.model.packing import PackedPolicy, Segment, pack
+    from learners.model.policy import load_policy, load_processor
+    from learners.rank.inputs import Reader
 
     settings = model(folder)
     policy = load_policy(settings).eval()

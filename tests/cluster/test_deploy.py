@@ -16,9 +16,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from cluster.cli import _parser
-from cluster.configs import find
+from cluster.commands.cli import _parser
 from o3rl.config import Run, load
+from o3rl.config.shipped import find
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = Path(str(files("cluster"))) / "deploy"

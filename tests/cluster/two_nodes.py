@@ -7,7 +7,7 @@ import sys
 
 from ray.cluster_utils import Cluster
 
-from cluster.processes import free_port
+from tests.faults.processes import free_port
 
 ATTEMPTS = 3  # Ray gives a node 30 s to come up, fixed, which a busy machine may miss
 

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from learners import tiny
-from learners.inputs import Reader
-from learners.policy import load_policy, load_processor
-from learners.schedule import Optimisation
-from learners.settings import LearnerSettings
-from learners.shared_prefix import PackedPolicy, Segment, pack
-from o3rl.advantages import group_advantages
+from learners.model import tiny
+from learners.model.packing import PackedPolicy, Segment, pack
+from learners.model.policy import load_policy, load_processor
+from learners.rank.inputs import Reader
+from learners.rank.settings import LearnerSettings, Optimisation
 from o3rl.config import Learning, Model, PromptStyle, Schedule
-from o3rl.flow import (
+from o3rl.loop.advantages import group_advantages
+from o3rl.media.reader import digest
+from o3rl.types import (
     FramePlan,
     Group,
     Interval,
@@ -32,7 +32,6 @@ from o3rl.flow import (
     Truth,
     Version,
 )
-from o3rl.media import digest
 
 VIDEOS = 6
 WORDS = ["When is the red green blue square seen? From to Frame at The video is in total seconds"]

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from o3rl.flow import Version
-from o3rl.weights import Bucket, Manifest
+from o3rl.types import Version
+from o3rl.weights.buckets import Bucket
+from o3rl.weights.manifest import Manifest
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
-from learners.shared_prefix import PromptInputs, Segment
+from learners.model.packing import PromptInputs, Segment
 
 VOCABULARY = 96
 TOKENS = {"vision_start_token_id": 90, "vision_end_token_id": 91}

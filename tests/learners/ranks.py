@@ -4,8 +4,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from learners.settings import Fetch, LearnerSettings
-from learners.worker import RankWorker
+from learners.rank.settings import Fetch, LearnerSettings
+from learners.rank.worker import RankWorker
 
 
 def run(

@@ -1,6 +1,6 @@
 """Small things for tests: flow values, and a tracker that keeps what it is given."""
 
-from o3rl.flow import (
+from o3rl.types import (
     Failure,
     FramePlan,
     Group,

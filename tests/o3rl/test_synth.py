@@ -15,9 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from o3rl.flow import Task
-from o3rl.stgr import import_file
-from o3rl.store import read_rows
+from o3rl.data.parquet import read_rows
+from o3rl.data.stgr import import_file
 from o3rl.synth.dataset import Size, write_dataset
 from o3rl.synth.questions import PERFECT, Teacher, ask, lessons, row
 from o3rl.synth.world import (
@@ -32,6 +31,7 @@ from o3rl.synth.world import (
     random_scene,
     split_combinations,
 )
+from o3rl.types import Task
 
 SIZE = Size(videos=2, pictures=2, held_out_videos=1, held_out_pictures=1)
 NOISE = 45  # how far H.264's colours may be off, of 255, near the centre of a large shape

@@ -3,7 +3,7 @@
 import os
 import time
 
-from o3rl.flow import Reward, Row
+from o3rl.types import Reward, Row
 
 
 def brevity(text: str, row: Row, rewards: Reward) -> float:  # noqa: ARG001

@@ -5,7 +5,7 @@ and a cat [50,50,70,70]; 12.5 s with a dog [20,20,40,40].
 """
 
 from o3rl.config import Profile, Rewards
-from o3rl.flow import KeyFrame, Reward, Task, Truth
+from o3rl.types import KeyFrame, Reward, Task, Truth
 from rewards.scorer import Scorer
 
 TRUTH = Truth(

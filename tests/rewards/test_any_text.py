@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from spatial_row import CAT, DOG, NOWHERE, SECOND_DOG, TRUTH, claim, scored
 
 from o3rl.config import Profile, Rewards
-from o3rl.flow import PARTS, Reward, Task, Truth
-from rewards.answer import interval_iou
-from rewards.bench_texts import HOSTILE, cases, hostile
+from o3rl.types import PARTS, Reward, Task, Truth
+from rewards.parts.answer import interval_iou
 from rewards.scorer import Scorer
+from tests.rewards.hostile_texts import HOSTILE, cases, hostile
 
 TRUTHS = {
     Task.MCQ: Truth("A", letter="A"),

@@ -2,10 +2,10 @@
 
 import pytest
 
-from o3rl.boxes import ABSOLUTE, RELATIVE_1000
 from o3rl.config import Rewards
-from o3rl.flow import FramePlan, KeyFrame, Row, Task, Truth
-from o3rl.prompts import target
+from o3rl.text.boxes import ABSOLUTE, RELATIVE_1000
+from o3rl.text.prompts import target
+from o3rl.types import FramePlan, KeyFrame, Row, Task, Truth
 from rewards.scorer import Scorer
 
 BOX = (0.12, 0.25, 0.4, 0.875)

@@ -4,7 +4,7 @@ import pytest
 from custom_rewards import brevity
 from spatial_row import DOG, TRUTH, claim, scored
 
-from o3rl.flow import Row, Task
+from o3rl.types import Row, Task
 from rewards.custom import CustomFault, load_custom, with_custom
 
 ROW = Row("r1", Task.TEMPORAL_SPATIAL, "STR_plm", "What?", "v.mp4", TRUTH)

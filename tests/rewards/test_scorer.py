@@ -3,11 +3,11 @@
 import pytest
 from spatial_row import CAT, DOG, NOWHERE, TRUTH, claim, scored
 
-from o3rl.boxes import RELATIVE_1000
 from o3rl.config import Profile, Rewards
-from o3rl.flow import PARTS, FramePlan, KeyFrame, Prompt, Reward, Row, Task, Truth
-from rewards.curriculum import sigma
-from rewards.row_scorer import RowScorer
+from o3rl.text.boxes import RELATIVE_1000
+from o3rl.types import PARTS, FramePlan, KeyFrame, Prompt, Reward, Row, Task, Truth
+from rewards.custom import RowScorer
+from rewards.parts.thinking import sigma
 from rewards.scorer import Scorer
 
 RELEASED, PAPER, STRICT = Profile.released, Profile.paper, Profile.strict

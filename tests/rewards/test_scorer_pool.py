@@ -12,9 +12,9 @@ import ray
 from ray.exceptions import RaySystemError
 from spatial_row import DOG, TRUTH, claim
 
+from o3rl.code_digest import source_digest
 from o3rl.config import Profile, Rewards
-from o3rl.flow import Failure, FramePlan, Group, Prompt, Reward, Rollout, Row, Task, Version
-from o3rl.source import source_digest
+from o3rl.types import Failure, FramePlan, Group, Prompt, Reward, Rollout, Row, Task, Version
 from rewards.custom import CustomRewardError
 from rewards.pool import ScorerPool
 

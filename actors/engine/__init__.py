@@ -1,0 +1,1 @@
+"""One rollout replica: the vLLM engine, its requests and processes."""

@@ -1,0 +1,15 @@
+"""What makes sampling repeatable; light, the stand-in has no vLLM."""
+
+from hashlib import blake2b
+
+from o3rl.types import Prompt
+
+
+def seed_of(seed: int, prompt: Prompt, sample: int) -> int:
+    """63 bits from (run seed, group, sample) and, from its second on, the prompt's attempt.
+
+    So a repeat of a request samples the same tokens, and a further attempt samples afresh.
+    """
+    again = f"/{prompt.attempt}" if prompt.attempt else ""
+    key = f"{seed}/{prompt.group}/{sample}{again}".encode()
+    return int.from_bytes(blake2b(key, digest_size=8).digest()) >> 1

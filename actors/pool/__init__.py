@@ -1,0 +1,1 @@
+"""All rollout replicas: where they are, their states, who gets the next prompt."""

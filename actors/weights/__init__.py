@@ -1,0 +1,1 @@
+"""New weights into an engine: by files of the node, or from the learner's device."""

@@ -1,0 +1,1 @@
+"""`o3rl bench …`: what the parts cost on this machine."""

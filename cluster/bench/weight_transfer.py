@@ -1,0 +1,204 @@
+"""`o3rl bench handover`: new weights from a learner rank to a busy engine, all or what changed.
+
+A random bfloat16 policy with float32 masters takes optimiser steps, and after each its weights go
+through the weight store to a vLLM that samples all the while. The same steps once for each way of
+publishing; the weights must be the same, by the digests of every version and by vLLM's own.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, replace
+from itertools import count
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from cluster.bench.report import only_the_report
+from o3rl.config import Cluster, Learning, Publish, Rollouts, Sampling, Schedule
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from actors.engine.engine import Engine
+    from learners.rank.worker import RankWorker
+    from o3rl.types import Group, Prompt
+
+PROMPT, COMPLETION, GROUP = 356, 128, 8  # tokens, tokens, samples: what the engine is busy with
+STORE_SECONDS = 300.0
+COLUMNS = ("", "publish s", "fetch s", "stall s", "sent MB", "fetched MB", "of all", "changed")
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One version's way: seconds and bytes."""
+
+    publish_seconds: float  # the learner gathers, compares, sends
+    fetch_seconds: float  # the replica fetches and checks; it serves meanwhile
+    stall_seconds: float  # it does not
+    size: int  # of all weights
+    sent: int
+    fetched: int
+    changed: float | None  # share of values
+    digest: str  # of the manifest
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure, then a table or JSON. Raises ValueError where two ways give other weights."""
+    if options.steps < 1:
+        raise ValueError(f"--steps is {options.steps}; it must be 1 or more")
+    if options.rate <= 0:
+        raise ValueError(f"--rate is {options.rate:g}; it must be more than 0")
+    with TemporaryDirectory(prefix="o3rl-") as made, only_the_report():
+        way = measured(Path(made), options.model, steps=options.steps, rate=options.rate)
+        found = asyncio.run(way)
+    if options.json:
+        ways = {kind: [asdict(each) for each in steps] for kind, steps in found.items()}
+        report = {"model": options.model, "rate": options.rate, "ways": ways}
+        sys.stdout.write(json.dumps(report, indent=1) + "\n")
+        return 0
+    Console().print(table(found, f"{options.model} in bfloat16, rate {options.rate:g}"))
+    return 0
+
+
+def table(found: dict[str, list[Measured]], title: str) -> Table:
+    """A line a way: medians over the steps."""
+    shown = Table(title=title, title_justify="left", box=None)
+    for name in COLUMNS:
+        shown.add_column(name, justify="right" if name else "left")
+    for kind, steps in found.items():
+        changed = [each.changed for each in steps if each.changed is not None]
+        shown.add_row(
+            kind,
+            f"{median(each.publish_seconds for each in steps):.2f}",
+            f"{median(each.fetch_seconds for each in steps):.2f}",
+            f"{median(each.stall_seconds for each in steps):.2f}",
+            f"{median(each.sent for each in steps) / 1e6:.1f}",
+            f"{median(each.fetched for each in steps) / 1e6:.1f}",
+            f"{median(each.fetched / each.size for each in steps):.1%}",
+            f"{median(changed):.2%}" if changed else "",
+        )
+    return shown
+
+
+async def measured(
+    folder: Path, name: str, *, steps: int, rate: float
+) -> dict[str, list[Measured]]:
+    """By way of publishing, the hand-over after each of `steps` steps of the policy `name`."""
+    from actors.engine.engine import Engine
+    from cluster.bench.fixtures import build_folder, build_prompts, policy_of
+    from cluster.services.session import ray_session
+    from o3rl.types import Version
+
+    policy = replace(policy_of(build_folder(folder / "policy", name)), dtype="bfloat16")
+    prompts = build_prompts(folder / "policy", PROMPT, steps)
+    tokens = PROMPT + COMPLETION
+    rollouts = Rollouts(gpus=0, cpus=1, max_model_tokens=tokens, max_batched_tokens=GROUP * tokens)
+    sampling = Sampling(group_size=GROUP, max_tokens=COMPLETION, max_prompt_tokens=PROMPT)
+    engine = Engine(policy, sampling=sampling, rollouts=rollouts)
+    found: dict[str, list[Measured]] = {}
+    sums = []
+    try:
+        engine.forbid_end()
+        await engine.warm_up()
+        await engine.adopt(Version(0, 0))
+        groups = [await _group(engine, prompt, frames) for prompt, frames in prompts]
+        async with _busy(engine, prompts):
+            with ray_session(Cluster(cpus=1)):
+                for kind in Publish:
+                    worker = _worker(policy, prompts, publish=kind, rate=rate)
+                    found[kind.value] = await _way(engine, worker, groups, folder / kind.value)
+                    sums.append(await engine.checksums())
+        worker.close()
+    finally:
+        await engine.close()
+    digests = {kind: [each.digest for each in way] for kind, way in found.items()}
+    if sums[0] != sums[1] or digests[Publish.full] != digests[Publish.changes]:
+        raise ValueError(f"the two ways gave other weights: {digests}, {sums}")
+    return found
+
+
+def _worker(policy: Any, prompts: Any, *, publish: Publish, rate: float) -> "RankWorker":
+    from cluster.bench.fixtures import alone
+    from learners.rank.worker import RankWorker
+
+    frames = {prompt.media_key: shown for prompt, shown in prompts}
+    learning = Learning(rate=rate, schedule=Schedule.constant, mini_batches=1, publish=publish)
+    return RankWorker(alone(policy, learning), frames.__getitem__)
+
+
+async def _way(
+    engine: "Engine", worker: "RankWorker", groups: list["Group"], mirror: Path
+) -> list[Measured]:
+    """All steps by one way; what the weights were before is sent and taken first, uncounted."""
+    from cluster.bench.fixtures import scored
+    from cluster.services.weight_store import start_store
+    from o3rl.types import Version
+
+    store = start_store(mirror, seconds=STORE_SECONDS)
+    assert engine.version is not None
+    incarnation = engine.version.incarnation + 1
+    found = []
+    try:
+        for number in range(len(groups) + 1):
+            if number:
+                batch = [scored(groups[number - 1])]
+                await asyncio.to_thread(worker.update, [batch])
+            version, started = Version(incarnation, number), perf_counter()
+            published = await asyncio.to_thread(worker.publish, version, store)
+            assert published is not None
+            publish_seconds = perf_counter() - started
+            loaded = await engine.load(store, version)
+            found.append(
+                Measured(
+                    publish_seconds,
+                    loaded.seconds_fetch,
+                    loaded.seconds_stalled,
+                    published.manifest.size,
+                    published.sent,
+                    loaded.fetched,
+                    published.changed,
+                    loaded.digest,
+                )
+            )
+    finally:
+        store.close()
+    return found[1:]
+
+
+async def _group(engine: "Engine", prompt: "Prompt", frames: "np.ndarray") -> "Group":
+    from o3rl.types import Failure
+
+    group = await engine.generate(prompt, frames, seed=prompt.group)
+    if isinstance(group, Failure):
+        raise RuntimeError(f"the engine did not sample: {group.reason}")
+    return group
+
+
+@asynccontextmanager
+async def _busy(
+    engine: "Engine", prompts: list[tuple["Prompt", "np.ndarray"]]
+) -> AsyncIterator[None]:
+    """The engine samples one group after the other until the end of the block."""
+
+    async def sample_on() -> None:
+        for seed in count(1):
+            prompt, frames = prompts[seed % len(prompts)]
+            await engine.generate(prompt, frames, seed=seed)
+
+    sampling = asyncio.create_task(sample_on())
+    try:
+        yield
+        if sampling.done():
+            sampling.result()  # why it samples no more
+    finally:
+        sampling.cancel()
+        await asyncio.gather(sampling, return_exceptions=True)

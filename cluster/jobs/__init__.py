@@ -1,0 +1,1 @@
+"""Runs as Ray jobs: submit, status, logs, scale, stop."""

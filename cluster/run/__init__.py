@@ -1,0 +1,1 @@
+"""Whole runs: train, SFT, evaluate, answer; the controller and who watches it."""

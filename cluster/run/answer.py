@@ -1,0 +1,118 @@
+"""`o3rl answer VIDEO QUESTION`: one greedy answer, its evidence in the terminal and on a page."""
+
+import argparse
+import asyncio
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from learners.model.architecture import require_model
+from o3rl.config import Run, load, require
+from o3rl.config.shipped import find, load_named, model_path, of_model
+from o3rl.text.boxes import BoxConvention
+from o3rl.types import Claim, Failure, Prompt, Reward, Row, Task, Truth, Version
+
+
+def run(options: argparse.Namespace) -> int:
+    """Check the input, then answer; exit code 1 if the video cannot be read or answered."""
+    tasks = [task.value for task in Task]
+    require(options.task in tasks, "--task", options.task, f"one of {tasks}")
+    if not options.video.is_file():
+        raise FileNotFoundError(f"no video at {options.video}")
+    config = _config(options)
+    from cluster.services.session import ray_session
+
+    with ray_session(config.cluster), tempfile.TemporaryDirectory(prefix="o3rl-") as folder:
+        from cluster.services.wiring import box_convention
+
+        row = Row(
+            "question", Task(options.task), "", options.question, options.video.name, Truth("")
+        )
+        convention = box_convention(config.model.path)
+        answered = asyncio.run(answer(config, row, Path(folder), convention=convention))
+        if isinstance(answered, Failure):
+            raise ValueError(f"{options.video} is not answered: {answered.reason}")
+        _show(answered, options.page, convention)
+    return 0
+
+
+def _config(options: argparse.Namespace) -> Run:
+    """CONFIG, or that beside the model; with the model to be asked. The shipped one has its own."""
+    if options.model != "tiny":
+        require_model(options.model)
+    beside = Path(options.model).parent / "config.yaml"
+    if options.config:
+        config = load(find(options.config), options.overrides)
+    elif beside.is_file():
+        # One question is answered here, wherever the model was trained.
+        config = load(beside, ["cluster.address=''", *options.overrides])
+    elif options.model == "tiny":
+        config = load_named("tiny_demo", options.overrides)
+    else:
+        raise ValueError(
+            f"--model {options.model}: there is no {beside} that says how to ask it; name a "
+            "configuration by --config"
+        )
+    config = of_model(config, model_path(options.model))
+    media = replace(config.data, media=str(options.video.absolute().parent))
+    return replace(config, data=media)
+
+
+async def answer(config: Run, row: Row, folder: Path, *, convention: BoxConvention) -> Any:
+    """A page entry with the answer, or a Failure; in a started Ray session."""
+    from cluster.services.wiring import Sampling, services
+    from o3rl.evaluation.evidence import Entry
+
+    async with services(config, folder) as start:
+        media = start.media()
+        prepared = await media.prepare(row, training=False)
+        if isinstance(prepared, Failure):
+            return prepared
+        plan, key = prepared
+        pool = start.rollouts(media.media, None)
+        await pool.start()
+        await pool.adopt(Version(0, 0))
+        prompt = Prompt(0, row, plan, key, progress=1.0)
+        group = await Sampling(pool).answer(prompt, samples=1, temperature=0.0)
+        if isinstance(group, Failure):
+            return group
+        text = group.rollouts_G[0].text
+        claims = _claims(config, row, text, plan.size, convention)
+        frames = await media.frames(key)
+        return Entry(row, plan, frames, text, Reward({}, 0.0, claims), "not scored", ())
+
+
+def _claims(
+    config: Run, row: Row, text: str, size: tuple[int, int], convention: BoxConvention
+) -> tuple[Claim, ...]:
+    """The claims of the thought; there is no truth to hold them to."""
+    from rewards.scorer import Scorer
+
+    reward = Scorer(config.rewards).score(
+        row.task, text, truth=row.truth, progress=1.0, frame_size=size, convention=convention
+    )
+    return reward.claims
+
+
+def _show(entry: Any, page: Path, convention: BoxConvention) -> None:
+    """Print text and claims, and write the page."""
+    from o3rl.evaluation.pages import write_page
+    from o3rl.text.grammar import answer_of
+
+    console = Console()
+    console.print(entry.text, markup=False, highlight=False)
+    table = Table("evidence", "time", "box, share of the frame", box=None)
+    for claim in entry.reward.claims:
+        boxes = " ".join(str([round(edge, 3) for edge in each]) for each in claim.boxes)
+        table.add_row(Text(claim.name), f"{claim.time:.1f} s", boxes)
+    if entry.reward.claims:
+        console.print(table)
+    answered = answer_of(entry.text)
+    console.print(f"answer: {answered if answered is not None else 'none'}", markup=False)
+    write_page(page, entry.row.question, [entry], convention=convention)
+    console.print(f"the evidence on its frames: {page}", markup=False)

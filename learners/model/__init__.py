@@ -1,0 +1,1 @@
+"""The policy: its architecture, attention over shared prompts, sizes and costs."""

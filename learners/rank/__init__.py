@@ -1,0 +1,1 @@
+"""One DeepSpeed rank: rows, passes, losses, steps."""

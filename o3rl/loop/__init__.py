@@ -1,0 +1,1 @@
+"""The training loop, against protocols: admit, sample, score, learn, hand over, observe."""

@@ -1,0 +1,40 @@
+"""From the rewards of one group to its advantages."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import fmean, stdev
+
+from o3rl.types import Failure, Group, Reward, ScoredGroup
+
+
+def group_advantages(totals_G: Sequence[float]) -> tuple[float, ...]:
+    """A = (r − mean) / (std + 1e-4), std unbiased; a group without spread teaches nothing: zeros.
+
+    The form of the released Open-o3 Video code (from GRPO). Raises ValueError for fewer than two.
+    """
+    if len(totals_G) < 2:
+        raise ValueError(f"a group of {len(totals_G)} rollouts has no advantages; it needs 2")
+    if max(totals_G) == min(totals_G):
+        return (0.0,) * len(totals_G)
+    mean, spread = fmean(totals_G), stdev(totals_G)
+    return tuple((total - mean) / (spread + 1e-4) for total in totals_G)
+
+
+def scored(
+    group: Group, rewards: Sequence[Reward | Failure], min_group: int
+) -> ScoredGroup | Failure:
+    """The group with advantages over its surviving siblings, or a Failure if too few survive."""
+    pairs = zip(group.rollouts_G, rewards, strict=True)
+    kept = [(rollout, reward) for rollout, reward in pairs if isinstance(reward, Reward)]
+    failures = (*group.failures, *(r for r in rewards if isinstance(r, Failure)))
+    if len(kept) < min_group:
+        reasons = "; ".join(sorted({failure.reason for failure in failures}))
+        return Failure(
+            group.prompt.group, -1, f"{len(kept)} of {len(rewards)} rollouts survive: {reasons}"
+        )
+    rollouts, survivors = zip(*kept, strict=True)
+    return ScoredGroup(
+        replace(group, rollouts_G=rollouts, failures=failures),
+        survivors,
+        group_advantages([reward.total for reward in survivors]),
+    )

@@ -1,0 +1,250 @@
+"""The stream of groups: prompts are admitted, sampled, scored, tried again; as many as there is
+room for in the staleness window, while the learner is at work on others.
+
+    admission ─► prompt ─► sampler ─► group ─► scorers ─► scored group ─► window ─► batch
+                   ▲ again: a fault, too few survivors, a straggler      (the next prompt, when
+                   └─── at most `max_attempts`, if not final ───────┘     that was the last try)
+
+Laws: every admitted prompt ends in a batch or is set aside with a reason; an answer to a superseded
+attempt is thrown away; no batch holds a group older than `max_staleness`. Time limits belong to
+sampler and scorers, which know whom they wait for; the wait for stragglers is bounded here.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from o3rl import config
+from o3rl.loop.advantages import scored
+from o3rl.loop.prompt_source import Admission
+from o3rl.loop.roles import Sampler, Scorers
+from o3rl.loop.staleness import Window
+from o3rl.loop.step_metrics import IdleTime, ScoringTime
+from o3rl.persistence.ledger import TRAINED, Ledger
+from o3rl.types import Failure, Group, Prompt, ScoredGroup, Version
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """A sampling that runs; `ended` says why it was ended from outside."""
+
+    task: asyncio.Task[ScoredGroup | Failure]
+    ended: str = ""
+
+
+class Stream:
+    """Scored groups in batches. Use it from one event loop; `close` it."""
+
+    def __init__(
+        self,
+        settings: config.Loop,
+        admission: Admission,
+        ledger: Ledger,
+        *,
+        sampler: Sampler,
+        scorers: Scorers,
+    ):
+        self.set_aside = 0
+        self.stragglers = 0  # attempts that were ended because they would have grown too old
+        self.scoring = ScoringTime(lambda: scorers.seconds)
+        self._settings = settings
+        self._admission = admission
+        self._ledger = ledger
+        self._sampler = sampler
+        self._scorers = scorers
+        self._window = Window(settings.groups, settings.max_staleness)
+        self._serving = Version(0, 0)
+        self._coming = Version(0, 0)
+        self._idle = IdleTime()
+        self._places: set[asyncio.Task[None]] = set()
+        self._attempts: dict[int, _Attempt] = {}
+        self._changed = asyncio.Event()
+
+    @property
+    def running(self) -> int:
+        """Prompts being sampled or scored."""
+        return self._window.running
+
+    @property
+    def ready(self) -> int:
+        """Scored groups that wait for the learner."""
+        return self._window.ready
+
+    def metrics(self) -> dict[str, float]:
+        """Of the window at this moment, and what was given up so far.
+
+        `queue/idle_seconds`: since the last call, in which no prompt was being sampled or scored.
+        """
+        return {
+            "queue/idle_seconds": self._idle.take(self.running),
+            "queue/running": self.running,
+            "queue/ready": self.ready,
+            "queue/stragglers": self.stragglers,
+            "prompts/skipped": self._admission.skipped,
+            "prompts/set_aside": self.set_aside,
+        }
+
+    def expect(self, version: Version) -> None:
+        """Some replicas may sample by `version` from now on."""
+        self._coming = version
+
+    def serve(self, version: Version) -> None:
+        """What is started from now on is sampled by `version`, or by a later one."""
+        self._serving = version
+
+    def fill(self, needed: int) -> None:
+        """Start prompts wherever there is room, if so many are `needed` in all."""
+        for _ in range(self._window.occupy(needed)):
+            place = asyncio.create_task(self._place())
+            self._places.add(place)
+            place.add_done_callback(lambda _: self._changed.set())
+
+    async def batch(self, version: Version) -> list[ScoredGroup]:
+        """The next batch, for the step on the weights `version`. Raises what a place raised.
+
+        When a batch is ready but taking it would let running groups grow too old, those are waited
+        for `straggler_seconds`; then they are ended, and their prompts start afresh.
+        """
+        now = asyncio.get_running_loop().time
+        patience: float | None = None  # until then
+        while True:
+            self._raise_faults()
+            late = self._window.late(version.n)
+            if self._window.ready < self._settings.groups:
+                patience = None
+            elif not late:
+                return self._window.take()
+            elif patience is None:
+                patience = now() + self._settings.straggler_seconds
+            elif now() >= patience:
+                self._end(late)
+                patience = None
+            await self._change(None if patience is None else patience - now())
+
+    def trained(self, prompts: Sequence[Prompt], refused: dict[int, str], version: Version) -> None:
+        """Enter the batch that the step to `version` has trained, less those that it refused."""
+        self._window.trained()
+        self._ledger.train((p for p in prompts if p.group not in refused), version)
+        for prompt in prompts:
+            self._admission.settle(prompt)
+            if prompt.group in refused:
+                self._count_out(prompt, f"refused by the learner: {refused[prompt.group]}")
+
+    async def close(self) -> None:
+        """End what runs; those prompts stay admitted and untrained."""
+        for place in self._places:
+            place.cancel()
+        await asyncio.gather(*self._places, return_exceptions=True)
+        self._places.clear()
+        await self._admission.close()
+        self._changed = asyncio.Event()  # of no event loop yet
+
+    async def _place(self) -> None:
+        """One place of the window: prompts are admitted until one gives a group."""
+        while True:
+            prompt = await self._admission.next()
+            while True:
+                result = await self._attempt(prompt)
+                if isinstance(result, ScoredGroup):
+                    self._window.finish(result, _oldest(result.group))
+                    self._idle.note(self.running)
+                    return
+                self._window.drop(prompt.group)
+                self._idle.note(self.running)
+                self._changed.set()
+                if result.final or prompt.attempt + 1 >= self._settings.max_attempts:
+                    self._set_aside(prompt, result.reason)
+                    break
+                prompt = replace(prompt, attempt=prompt.attempt + 1)
+                self._ledger.retry(prompt, result.reason)
+                logger.warning("prompt %d again: %s", prompt.group, result.reason)
+
+    async def _attempt(self, prompt: Prompt) -> ScoredGroup | Failure:
+        """Sample and score once; a Failure where it was ended from outside."""
+        self._window.start(prompt.group, self._serving.n)
+        self._idle.note(self.running)
+        self._changed.set()
+        attempt = _Attempt(asyncio.create_task(self._scored(prompt, self._serving)))
+        self._attempts[prompt.group] = attempt
+        try:
+            return await attempt.task
+        except asyncio.CancelledError:
+            place = asyncio.current_task()
+            if place is None or place.cancelling():  # it is the place that is to end
+                raise
+            return Failure(prompt.group, -1, attempt.ended)
+        finally:
+            del self._attempts[prompt.group]
+
+    async def _scored(self, prompt: Prompt, started: Version) -> ScoredGroup | Failure:
+        group = await self._sampler.sample(prompt)
+        if isinstance(group, Failure):
+            return group
+        if group.prompt.attempt != prompt.attempt:
+            return Failure(prompt.group, -1, f"an answer to attempt {group.prompt.attempt} came")
+        if failure := self._refused(group, started):
+            return failure
+        self.scoring.sampled()
+        return scored(group, await self._scorers.score(group), self._settings.min_group)
+
+    def _refused(self, group: Group, started: Version) -> Failure | None:
+        """A Failure for tokens of other weights than served since it started, or are to serve."""
+        now = max(self._serving, self._coming)
+        versions = {version for rollout in group.rollouts_G for _, version in rollout.spans}
+        others = sorted(version for version in versions if not started <= version <= now)
+        if not others:
+            return None
+        names = ", ".join(map(str, others))
+        return Failure(
+            group.prompt.group, -1, f"sampled by version {names}; {started} to {now} were served"
+        )
+
+    def _end(self, late: Sequence[int]) -> None:
+        for number in late:
+            if number in self._attempts:
+                limit = self._settings.straggler_seconds
+                attempt = self._attempts[number]
+                attempt.ended = f"the learner waited {limit:g} s for it, and it would be too old"
+                self.stragglers += attempt.task.cancel()
+
+    def _set_aside(self, prompt: Prompt, reason: str) -> None:
+        logger.warning(
+            "prompt %d (row %s) is set aside after %d attempts: %s",
+            prompt.group,
+            prompt.row.id,
+            prompt.attempt + 1,
+            reason,
+        )
+        self._admission.settle(prompt)
+        self._count_out(prompt, reason)
+
+    def _count_out(self, prompt: Prompt, reason: str) -> None:
+        """Into the ledger; RuntimeError when more were set aside than trained."""
+        self.set_aside += 1
+        self._ledger.set_aside(prompt, reason)
+        limit = max(self._settings.groups, 8)
+        if self.set_aside >= limit and self.set_aside > self._ledger.counts().get(TRAINED, 0):
+            raise RuntimeError(
+                f"{self.set_aside} prompts were set aside and fewer trained; the last: {reason}"
+            )
+
+    def _raise_faults(self) -> None:
+        for place in [each for each in self._places if each.done()]:
+            self._places.discard(place)
+            place.result()
+
+    async def _change(self, seconds: float | None) -> None:
+        """Until a place is done, at most `seconds`."""
+        self._changed.clear()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+        except TimeoutError:
+            pass
+
+
+def _oldest(group: Group) -> int:
+    return min(version.n for rollout in group.rollouts_G for _, version in rollout.spans)

@@ -1,0 +1,1 @@
+"""Frames: which ones of a video, decoded within limits, kept by content."""

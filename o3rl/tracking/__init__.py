@@ -1,0 +1,1 @@
+"""What a run tells: metrics, tables and curves, to a folder and to MLflow."""

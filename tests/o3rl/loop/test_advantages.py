@@ -1,0 +1,40 @@
+"""Group advantages against values worked out by hand."""
+
+from statistics import fmean
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from o3rl.loop.advantages import group_advantages
+
+
+def test_two_rollouts():
+    # mean 2, unbiased std √2: ±1 / (1.41421356 + 1e-4)
+    assert group_advantages([1.0, 3.0]) == pytest.approx((-0.70705678, 0.70705678), abs=1e-8)
+
+
+def test_one_right_of_four():
+    # mean 0.25, unbiased variance (3·0.0625 + 0.5625)/3 = 0.25: −0.25/0.5001 and 0.75/0.5001
+    assert group_advantages([0, 0, 1, 0]) == pytest.approx(
+        (-0.49990002, -0.49990002, 1.49970006, -0.49990002), abs=1e-8
+    )
+
+
+def test_no_spread_teaches_nothing():
+    assert group_advantages([0.1, 0.1, 0.1]) == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("totals", [[], [1.0]])
+def test_fewer_than_two_are_refused(totals):
+    with pytest.raises(ValueError, match=f"a group of {len(totals)} rollouts"):
+        group_advantages(totals)
+
+
+@given(st.lists(st.floats(-10, 10), min_size=2, max_size=16))
+def test_they_sum_to_zero_and_keep_the_order(totals):
+    advantages = group_advantages(totals)
+    assert fmean(advantages) == pytest.approx(0, abs=1e-9)
+    for left, right in zip(range(len(totals)), range(1, len(totals)), strict=False):
+        if totals[left] < totals[right]:
+            assert advantages[left] <= advantages[right]
