@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-async def together(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+async def gather_first_error(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """Their results, in order."""
     failures: tuple[Exception, ...] = ()
     running: list[asyncio.Task[T]] = []
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 @asynccontextmanager
-async def aside(manager: AbstractContextManager[T]) -> AsyncIterator[T]:
+async def in_thread(manager: AbstractContextManager[T]) -> AsyncIterator[T]:
     """`manager`, entered and left in threads while the event loop goes on."""
     entering = asyncio.ensure_future(asyncio.to_thread(manager.__enter__))
     try:

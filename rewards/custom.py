@@ -10,7 +10,7 @@ The value must be finite, and at most 1e9 either way. What such a function raise
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from o3rl.config import Rewards
+from o3rl.config import RewardsConfig
 from o3rl.config.user_functions import load_function, place_of
 from o3rl.text.boxes import convention_of
 from o3rl.types import Prompt, Reward, Row
@@ -81,7 +81,7 @@ def _fault(name: str, error: Exception) -> CustomFault:
 class RowScorer:
     """A scorer, the model's box convention, the user's own rewards."""
 
-    def __init__(self, rewards: Rewards, model_type: str):
+    def __init__(self, rewards: RewardsConfig, model_type: str):
         self._scorer = Scorer(rewards)
         self._convention = convention_of(model_type)
         self._functions = load_custom(rewards.custom)

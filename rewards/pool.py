@@ -31,7 +31,7 @@ from ray.exceptions import ObjectLostError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from o3rl.code_digest import source_digest
-from o3rl.config import SCORER_CPUS, Rewards
+from o3rl.config import SCORER_CPUS, RewardsConfig
 from o3rl.ray_calls import DIED
 from o3rl.stacks import stacks_of, tell_stacks
 from o3rl.types import Failure, Group, Prompt, Reward
@@ -53,7 +53,7 @@ class _Place:
 
 @ray.remote(max_restarts=0)
 class _Actor:
-    def __init__(self, rewards: Rewards, model_type: str):
+    def __init__(self, rewards: RewardsConfig, model_type: str):
         self._rewards, self._model_type = rewards, model_type
 
     def start(self, source: str) -> "_Place":
@@ -95,7 +95,7 @@ class ScorerPool:
 
     def __init__(
         self,
-        rewards: Rewards,
+        rewards: RewardsConfig,
         *,
         model_type: str,
         source: str,

@@ -65,7 +65,7 @@ BY_NAME = {
 }
 
 
-def profile_of(rewards: config.Rewards) -> Profile:
+def profile_of(rewards: config.RewardsConfig) -> Profile:
     """The profile that the configuration names, with its gate open if `rewards.gate` is off."""
     profile = BY_NAME[rewards.profile]
     return profile if rewards.gate else replace(profile, gate=claims.open_gate)

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from o3rl.config import Profile, Rewards
+from o3rl.config import Profile, RewardsConfig
 from o3rl.text.truth import (
     TruthError,
     parse_answer_box,
@@ -47,7 +47,7 @@ def score_file(source: Path, out: Path, *, profile: str) -> Counts:
     names = [known.value for known in Profile]
     if profile not in names:
         raise ValueError(f"profile is {profile!r}; it must be one of {names}")
-    scorer = Scorer(Rewards(profile=Profile(profile)))
+    scorer = Scorer(RewardsConfig(profile=Profile(profile)))
     scored, bad = 0, []
     aside = out.with_name(f".{out.name}.writing")
     with source.open("rb") as lines, aside.open("w", encoding="utf-8") as results:

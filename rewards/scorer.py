@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from o3rl.config import Rewards
+from o3rl.config import RewardsConfig
 from o3rl.text.boxes import ABSOLUTE, BoxConvention, box_iou
 from o3rl.text.grammar import answer_of, thought_of, time_mentions
 from o3rl.types import PARTS, Claim, KeyFrame, Reward, Task, Truth
@@ -40,7 +40,7 @@ class _Sheet:
 class Scorer:
     """Scores completions by one profile."""
 
-    def __init__(self, rewards: Rewards):
+    def __init__(self, rewards: RewardsConfig):
         self._rewards = rewards
         self._profile = profile_of(rewards)
 

@@ -113,12 +113,12 @@ def test_every_make_target_is_one(page):
 
 
 def test_settings_named_in_prose_exist():
-    from o3rl.config import Run
+    from o3rl.config import RunConfig
 
     for page in PAGES:
         for section, field in re.findall(r"`(\w+)\.(\w+)(?:=[^`]*)?`", words(page)):
-            if hasattr(Run(), section):
-                assert hasattr(getattr(Run(), section), field), f"{page}: {section}.{field}"
+            if hasattr(RunConfig(), section):
+                assert hasattr(getattr(RunConfig(), section), field), f"{page}: {section}.{field}"
 
 
 def test_functions_named_in_the_architecture_exist():

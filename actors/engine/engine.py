@@ -41,7 +41,7 @@ from actors.engine.seeds import seed_of
 from actors.engine.vllm_arguments import engine_config, engine_environment
 from actors.weights.node_cache import Stage
 from actors.weights.update_stream import Delivery, EngineBroken, Loaded
-from o3rl.config import Model, Rollouts, Sampling, Spanning
+from o3rl.config import ModelConfig, RolloutsConfig, SamplingConfig, Spanning
 from o3rl.media.reader import digest
 from o3rl.text.prompts import longest_prompt, messages
 from o3rl.types import Failure, Group, Prompt, Version
@@ -68,7 +68,7 @@ class Llm(AsyncLLM):
 class Engine:
     """One vLLM engine in a process of its own."""
 
-    def __init__(self, model: Model, *, sampling: Sampling, rollouts: Rollouts):
+    def __init__(self, model: ModelConfig, *, sampling: SamplingConfig, rollouts: RolloutsConfig):
         """Start vLLM and wait for it. Raises what vLLM raises, leaving no process behind."""
         self.sampling, self.rollouts, self.model = sampling, rollouts, model
         self.version: Version | None = None  # None: no weights were loaded or adopted yet

@@ -11,7 +11,7 @@ import numpy as np
 
 from actors.weights.update_stream import Delivery, EngineBroken, Loaded
 from o3rl.code_digest import source_digest
-from o3rl.config import Model, Rollouts, Sampling
+from o3rl.config import ModelConfig, RolloutsConfig, SamplingConfig
 from o3rl.media.decoder import MediaError
 from o3rl.types import Failure, Group, Prompt, Version
 from o3rl.weights.manifest import WeightSource
@@ -30,7 +30,7 @@ class Place:
 ENGINE_SECONDS = 6.0  # for it to answer between two passes; the pool waits a little longer for us
 
 
-def make_engine(model: Model, *, sampling: Sampling, rollouts: Rollouts) -> Any:
+def make_engine(model: ModelConfig, *, sampling: SamplingConfig, rollouts: RolloutsConfig) -> Any:
     """vLLM's, or the stand-in where `rollouts.stand_in_seconds` asks for it."""
     if rollouts.stand_in_seconds:
         from tests.faults.fake_engine import StandIn
@@ -46,10 +46,10 @@ class Replica:
 
     def __init__(
         self,
-        model: Model,
+        model: ModelConfig,
         *,
-        sampling: Sampling,
-        rollouts: Rollouts,
+        sampling: SamplingConfig,
+        rollouts: RolloutsConfig,
         fetch: Fetch,
         seed: int,
         source: str,

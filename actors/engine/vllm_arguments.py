@@ -16,12 +16,12 @@ from vllm.usage.usage_lib import UsageContext
 
 from actors.engine.child_processes import OWNER
 from actors.weights.backends import BACKENDS, EXTENSION
-from o3rl.config import Model, Placement, Rollouts
+from o3rl.config import ModelConfig, Placement, RolloutsConfig
 
 PROCESSOR_CACHE_GIB = 1.0
 
 
-def engine_config(model: Model, *, rollouts: Rollouts) -> VllmConfig:
+def engine_config(model: ModelConfig, *, rollouts: RolloutsConfig) -> VllmConfig:
     """What vLLM starts with."""
     arguments = engine_arguments(model, rollouts=rollouts)
     config = arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)
@@ -32,7 +32,7 @@ def engine_config(model: Model, *, rollouts: Rollouts) -> VllmConfig:
     return config
 
 
-def engine_arguments(model: Model, *, rollouts: Rollouts) -> AsyncEngineArgs:
+def engine_arguments(model: ModelConfig, *, rollouts: RolloutsConfig) -> AsyncEngineArgs:
     """For one rollout engine that takes its weights by `rollouts.transfer`."""
     on_cpu = rollouts.gpus == 0
     batched = rollouts.max_batched_tokens
@@ -61,7 +61,7 @@ def engine_arguments(model: Model, *, rollouts: Rollouts) -> AsyncEngineArgs:
 
 
 @contextmanager
-def engine_environment(rollouts: Rollouts) -> Iterator[None]:
+def engine_environment(rollouts: RolloutsConfig) -> Iterator[None]:
     """The environment that vLLM's processes inherit while it starts; restored afterwards."""
     wanted = {
         OWNER: str(os.getpid()),

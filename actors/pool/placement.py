@@ -9,11 +9,11 @@ from ray._private.state import state as cluster_state
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table
 
 from actors.pool.replica_state import Slot
-from o3rl.config import RESOURCE_SHARE, Rollouts
+from o3rl.config import RESOURCE_SHARE, RolloutsConfig
 from o3rl.ray_calls import of
 
 
-def bundle(rollouts: Rollouts) -> dict[str, float]:
+def bundle(rollouts: RolloutsConfig) -> dict[str, float]:
     """What a replica asks Ray for."""
     asked = {"CPU": float(rollouts.cpus)}
     if rollouts.gpus:
@@ -23,7 +23,7 @@ def bundle(rollouts: Rollouts) -> dict[str, float]:
     return asked
 
 
-def reserve(rollouts: Rollouts) -> PlacementGroup:
+def reserve(rollouts: RolloutsConfig) -> PlacementGroup:
     """A place that Ray finds, or that waits and is a demand for nodes to its autoscaler."""
     return placement_group([bundle(rollouts)], strategy="STRICT_PACK")
 

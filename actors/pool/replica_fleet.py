@@ -41,7 +41,7 @@ from actors.engine.replica import Fetch, Replica
 from actors.pool.placement import notices, placed, reserve, some_placed
 from actors.pool.replica_state import Slot, State
 from o3rl.code_digest import source_digest
-from o3rl.config import Model, Placement, Rollouts, Sampling, Transfer
+from o3rl.config import ModelConfig, Placement, RolloutsConfig, SamplingConfig, Transfer
 from o3rl.ray_calls import DIED, first_line, of
 from o3rl.stacks import stacks_of, tell_stacks
 
@@ -67,10 +67,10 @@ class Fleet:
 
     def __init__(
         self,
-        model: Model,
+        model: ModelConfig,
         *,
-        sampling: Sampling,
-        rollouts: Rollouts,
+        sampling: SamplingConfig,
+        rollouts: RolloutsConfig,
         fetch: Fetch,
         seed: int,
     ):

@@ -33,7 +33,7 @@ from actors.engine.replica import Fetch, Place
 from actors.pool.replica_fleet import LOAD_MARGIN_SECONDS, Fleet
 from actors.pool.replica_state import Giver, Slot, State
 from actors.weights.update_stream import EngineBroken, HandOverFailed, Loaded
-from o3rl.config import Model, Rollouts, Sampling
+from o3rl.config import ModelConfig, RolloutsConfig, SamplingConfig
 from o3rl.ray_calls import DIED, first_line, of
 from o3rl.types import Failure, Group, Prompt, Version
 from o3rl.weights.device_protocol import TrainedOn
@@ -54,10 +54,10 @@ class RolloutPool:
 
     def __init__(
         self,
-        model: Model,
+        model: ModelConfig,
         *,
-        sampling: Sampling,
-        rollouts: Rollouts,
+        sampling: SamplingConfig,
+        rollouts: RolloutsConfig,
         fetch: Fetch,
         source: WeightSource | None,
         seed: int,

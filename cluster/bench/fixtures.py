@@ -14,7 +14,7 @@ from cluster.bench.random_models import config_of
 from learners.model import tiny
 from learners.model.policy import load_processor
 from learners.rank.settings import LearnerSettings, Optimisation
-from o3rl.config import Learning, Model, PromptStyle
+from o3rl.config import LearningConfig, ModelConfig, PromptStyle
 from o3rl.loop.advantages import group_advantages
 from o3rl.synth.questions import vocabulary
 from o3rl.text.prompts import messages
@@ -48,9 +48,9 @@ def build_folder(folder: Path, name: str) -> Path:
     return folder
 
 
-def policy_of(folder: Path) -> Model:
+def policy_of(folder: Path) -> ModelConfig:
     """Its section of a configuration: float32, all parameters trained, checkpointing."""
-    return Model(path=str(folder), dtype="float32", prompt_style=PromptStyle.brief)
+    return ModelConfig(path=str(folder), dtype="float32", prompt_style=PromptStyle.brief)
 
 
 def build_prompts(folder: Path, tokens: int, count: int) -> list[tuple[Prompt, np.ndarray]]:
@@ -102,7 +102,7 @@ def _length(processor: Any, prompt: Prompt, side: int) -> int:
     return len(places) + len(prompt.plan.times_F) * ((side // factor) ** 2 - 1)
 
 
-def alone(model: Model, learning: Learning) -> LearnerSettings:
+def alone(model: ModelConfig, learning: LearningConfig) -> LearnerSettings:
     """Of one rank on CPU; sets the environment in which it finds itself alone."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))

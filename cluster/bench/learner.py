@@ -42,7 +42,7 @@ from learners.model.flops import Flops, Grids
 from learners.model.logprob_head import LOGITS_AT_ONCE
 from learners.model.memory import Pass, pass_memory, step_peak
 from learners.model.packing import PackedPolicy, Segment, pack
-from o3rl.config import Model
+from o3rl.config import ModelConfig
 
 Step = Callable[[], Tensor]
 MEMORY_SECONDS = 3600.0  # limit for one variant's process
@@ -127,7 +127,7 @@ def _memory(
     """Measured peaks, their ratio, and what the formula gives for ours."""
     sizes = Architecture.of(policy.config.to_dict())
     dtype = str(policy.dtype).removeprefix("torch.")
-    model = Model(dtype=dtype, gradient_checkpointing=setting.checkpointing)
+    model = ModelConfig(dtype=dtype, gradient_checkpointing=setting.checkpointing)
     segment = build_segment(policy, shape)
     largest = Pass(segment.tokens, shape.group * shape.completion, len(segment.prompt.pixels_ND))
     one = pass_memory(sizes, model, largest, logits_mib=LOGITS_AT_ONCE * 4 // 2**20)

@@ -16,7 +16,7 @@ from time import perf_counter, process_time
 from o3rl import config
 from o3rl.data.row_order import RowOrder
 from o3rl.loop.loop import Loop
-from o3rl.loop.prompt_source import Admission
+from o3rl.loop.prompt_source import PromptSource
 from o3rl.persistence.ledger import Ledger
 from o3rl.types import (
     FramePlan,
@@ -159,9 +159,9 @@ def make_loop(
     ]
     ledger = Ledger()
     order = RowOrder([row.task for row in rows], 0)
-    admission = Admission(rows, order, _Media(), ledger, planned=steps * groups, ahead=groups)
+    admission = PromptSource(rows, order, _Media(), ledger, planned=steps * groups, ahead=groups)
     loop = Loop(
-        config.Loop(groups=groups, max_staleness=staleness),
+        config.LoopConfig(groups=groups, max_staleness=staleness),
         admission,
         ledger,
         sampler=sampler,

@@ -27,7 +27,7 @@ from o3rl.data.parquet import read_rows
 from o3rl.data.row_order import order_of
 from o3rl.data.stgr import import_file
 from o3rl.loop.loop import Loop
-from o3rl.loop.prompt_source import Admission
+from o3rl.loop.prompt_source import PromptSource
 from o3rl.loop.roles import Learner as LoopLearner
 from o3rl.persistence.ledger import Ledger
 from o3rl.synth.dataset import Size, write_dataset
@@ -54,7 +54,7 @@ def real(*, groups: int, at_once: int, steps: int) -> Overlap:
             return asyncio.run(_measured(run, Path(folder), steps=steps, cores=cores))
 
 
-def _prepared(folder: Path, *, groups: int, at_once: int) -> config.Run:
+def _prepared(folder: Path, *, groups: int, at_once: int) -> config.RunConfig:
     """Rows of a few videos, and the demo's configuration at a rate that changes next to nothing."""
     write_synthetic(
         folder / "data", Size(16, 12, 1, 1), seed=SEED, teacher=Teacher(), write=write_dataset
@@ -77,7 +77,9 @@ def _prepared(folder: Path, *, groups: int, at_once: int) -> config.Run:
     return of_model(run, model_path(run.sft.start))
 
 
-async def _measured(run: config.Run, folder: Path, *, steps: int, cores: Sequence[int]) -> Overlap:
+async def _measured(
+    run: config.RunConfig, folder: Path, *, steps: int, cores: Sequence[int]
+) -> Overlap:
     steps += WARM_STEPS + LAST_STEPS
     async with services(run, folder / "run") as start:
         media, store = start.media(), start.store()
@@ -98,7 +100,9 @@ async def _measured(run: config.Run, folder: Path, *, steps: int, cores: Sequenc
             """Seconds of each step."""
             ledger, order = Ledger(), order_of(rows, SEED, task_weights={})
             groups = run.loop.groups
-            admission = Admission(rows, order, media, ledger, planned=steps * groups, ahead=groups)
+            admission = PromptSource(
+                rows, order, media, ledger, planned=steps * groups, ahead=groups
+            )
             loop = Loop(
                 run.loop, admission, ledger, sampler=sampler, scorers=scorers, learner=learns
             )

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from time import process_time
 
-from o3rl.config import Profile, Rewards, load
+from o3rl.config import Profile, RewardsConfig, load
 from o3rl.text import grammar
 from o3rl.tracking.metrics_log import read_series
 from o3rl.types import Task
@@ -61,7 +61,7 @@ def rates(
     each = seconds / (len(Profile) * len(texts))
     return {
         profile.value: {
-            task.value: _rate(Scorer(Rewards(profile=profile)), found, each, clock)
+            task.value: _rate(Scorer(RewardsConfig(profile=profile)), found, each, clock)
             for task, found in texts.items()
         }
         for profile in Profile
@@ -123,7 +123,7 @@ def _growth(piece: str, sizes: tuple[int, ...], clock: Callable[[], float]) -> G
     texts = {size: hostile(piece, size) for size in sizes}
     [spatial] = cases(Task.TEMPORAL_SPATIAL, count=1)
     longest = Case(spatial.row, texts[max(sizes)])
-    scorers = [Scorer(Rewards(profile=profile)) for profile in Profile]
+    scorers = [Scorer(RewardsConfig(profile=profile)) for profile in Profile]
     return Growth(
         {size: _best_of_three(partial(find_all, text), clock) for size, text in texts.items()},
         max(_cost(partial(_score, scorer, longest), clock) for scorer in scorers),

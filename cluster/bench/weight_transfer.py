@@ -23,7 +23,14 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.bench.report import only_the_report
-from o3rl.config import Cluster, Learning, Publish, Rollouts, Sampling, Schedule
+from o3rl.config import (
+    ClusterConfig,
+    LearningConfig,
+    Publish,
+    RolloutsConfig,
+    SamplingConfig,
+    Schedule,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,8 +108,10 @@ async def measured(
     policy = replace(policy_of(build_folder(folder / "policy", name)), dtype="bfloat16")
     prompts = build_prompts(folder / "policy", PROMPT, steps)
     tokens = PROMPT + COMPLETION
-    rollouts = Rollouts(gpus=0, cpus=1, max_model_tokens=tokens, max_batched_tokens=GROUP * tokens)
-    sampling = Sampling(group_size=GROUP, max_tokens=COMPLETION, max_prompt_tokens=PROMPT)
+    rollouts = RolloutsConfig(
+        gpus=0, cpus=1, max_model_tokens=tokens, max_batched_tokens=GROUP * tokens
+    )
+    sampling = SamplingConfig(group_size=GROUP, max_tokens=COMPLETION, max_prompt_tokens=PROMPT)
     engine = Engine(policy, sampling=sampling, rollouts=rollouts)
     found: dict[str, list[Measured]] = {}
     sums = []
@@ -112,7 +121,7 @@ async def measured(
         await engine.adopt(Version(0, 0))
         groups = [await _group(engine, prompt, frames) for prompt, frames in prompts]
         async with _busy(engine, prompts):
-            with ray_session(Cluster(cpus=1)):
+            with ray_session(ClusterConfig(cpus=1)):
                 for kind in Publish:
                     worker = _worker(policy, prompts, publish=kind, rate=rate)
                     found[kind.value] = await _way(engine, worker, groups, folder / kind.value)
@@ -131,7 +140,9 @@ def _worker(policy: Any, prompts: Any, *, publish: Publish, rate: float) -> "Ran
     from learners.rank.worker import RankWorker
 
     frames = {prompt.media_key: shown for prompt, shown in prompts}
-    learning = Learning(rate=rate, schedule=Schedule.constant, mini_batches=1, publish=publish)
+    learning = LearningConfig(
+        rate=rate, schedule=Schedule.constant, mini_batches=1, publish=publish
+    )
     return RankWorker(alone(policy, learning), frames.__getitem__)
 
 

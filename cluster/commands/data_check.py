@@ -13,7 +13,7 @@ from rich.text import Text
 
 from cluster.commands.data import reader
 from cluster.progress import bar
-from o3rl.config import Frames, require
+from o3rl.config import FramesConfig, require
 from o3rl.data.check import Check, Checker, open_rows
 from o3rl.data.contamination import read_benchmark
 from o3rl.data.media_paths import read_source_map
@@ -23,7 +23,7 @@ from o3rl.files import write_text
 from o3rl.media.probe import probe_all
 from o3rl.media.reader import MediaReader
 
-PAGE_FRAMES = Frames(max_frames=8)
+PAGE_FRAMES = FramesConfig(max_frames=8)
 
 
 def check(options: argparse.Namespace) -> int:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from cluster.commands.data import import_table, write_synthetic
-from o3rl.config import Run, as_yaml, require
+from o3rl.config import RunConfig, as_yaml, require
 from o3rl.config.shipped import load_named, model_path, of_model, start_of_sft
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _synthesise(out: Path, seed: int, options: argparse.Namespace) -> None:
     add_damage(out, videos=options.damaged_videos, records=options.damaged_rows, seed=seed)
 
 
-def _import(config: Run, console: Console) -> None:
+def _import(config: RunConfig, console: Console) -> None:
     from o3rl.data.stgr import import_file
 
     folder = Path(config.folder)
@@ -104,7 +104,9 @@ def _import(config: Run, console: Console) -> None:
         console.print(import_table(report))
 
 
-async def _learn(config: Run, session: "Session", clock: Clock) -> tuple[dict[str, Any], list[Any]]:
+async def _learn(
+    config: RunConfig, session: "Session", clock: Clock
+) -> tuple[dict[str, Any], list[Any]]:
     """SFT, RL and the evaluation of base, SFT and RL; returns the report and the pages."""
     from cluster.run.evaluate import evaluate
     from cluster.run.sft import sft
@@ -137,7 +139,7 @@ async def _learn(config: Run, session: "Session", clock: Clock) -> tuple[dict[st
     return built, [each.page for each in found.values() if each.page]
 
 
-def _track(config: Run, report: dict[str, Any]) -> None:
+def _track(config: RunConfig, report: dict[str, Any]) -> None:
     """Bring the report's numbers, pictures and pages to the tracker, beside the two stages."""
     from cluster.run.stage_tracker import tracked
     from o3rl.evaluation.report import MODES, SHOWN, STAGES, value
@@ -159,7 +161,7 @@ def _track(config: Run, report: dict[str, Any]) -> None:
 
 
 def _report(
-    config: Run, report: dict[str, Any], pages: list[Any], clock: Clock, console: Console
+    config: RunConfig, report: dict[str, Any], pages: list[Any], clock: Clock, console: Console
 ) -> None:
     """Write report.json, curves.png and index.html; print the table and where to look."""
     from o3rl.evaluation.pages import write_index

@@ -22,7 +22,7 @@ from rich.table import Table
 from cluster.commands.plan_estimate import PROCESS_BYTES, Plan, Steps, plan_of
 from cluster.commands.plan_placement import Node
 from learners.model.architecture import Architecture, config_of
-from o3rl.config import Run, examine, require
+from o3rl.config import RunConfig, examine, require
 from o3rl.config.shipped import find, model_path
 from o3rl.data.parquet import read_tasks
 from o3rl.data.row_order import RowOrder
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     return int(bool(problems))
 
 
-def planned(config: Run, options: argparse.Namespace) -> tuple[Plan | None, tuple[str, ...]]:
+def planned(config: RunConfig, options: argparse.Namespace) -> tuple[Plan | None, tuple[str, ...]]:
     """The plan of a configuration that is right in itself, and all problems, of the plan too.
 
     No plan where the model's sizes cannot be had.
@@ -85,21 +85,21 @@ def as_json(plan: Plan) -> dict:
     return asdict(plan) | {"process_bytes": PROCESS_BYTES}
 
 
-def _nodes(config: Run, options: argparse.Namespace) -> tuple[Node, int]:
+def _nodes(config: RunConfig, options: argparse.Namespace) -> tuple[Node, int]:
     """A node and how many there are: this machine where the run starts a Ray of its own."""
     here = not config.cluster.address
     cpus = options.node_cpus or (here and (config.cluster.cpus or os.cpu_count())) or 64
     return Node(cpus, options.node_gpus, options.gpu_gib), options.nodes or int(here)
 
 
-def _tasks(config: Run, folder: str, weights: dict[str, float]) -> list[Task]:
+def _tasks(config: RunConfig, folder: str, weights: dict[str, float]) -> list[Task]:
     """Of the rows of a stage. Raises ValueError where they cannot be read or ordered."""
     tasks = read_tasks(folder, limit=config.data.max_rows)
     RowOrder(tasks, 0, weights={Task[name.upper()]: weight for name, weight in weights.items()})
     return tasks
 
 
-def _model(config: Run, problems: list[str]) -> tuple[str, Architecture | None]:
+def _model(config: RunConfig, problems: list[str]) -> tuple[str, Architecture | None]:
     """The policy and its sizes; before the cold start, those of the model that this starts from."""
     path = model_path(config.model.path)
     if config.sft.start and not Path(path).exists() and Path(path).is_relative_to(config.folder):

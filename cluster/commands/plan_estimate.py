@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from cluster.commands.plan_placement import Node, Service, misfits, place, sft_units_of, units_of
 from learners.model.architecture import Architecture
 from learners.model.memory import Pass, RankMemory, rank_memory, trained_parameters
-from o3rl.config import Frames, Placement, Publish, Rollouts, Run, Transfer
+from o3rl.config import FramesConfig, Placement, Publish, RolloutsConfig, RunConfig, Transfer
 from o3rl.data.row_order import RowOrder, steps_of
 from o3rl.media.frame_plan import CEILING
 from o3rl.types import Task
@@ -77,7 +77,7 @@ class Plan:
 
 
 def plan_of(
-    run: Run,
+    run: RunConfig,
     architecture: Architecture,
     node: Node,
     *,
@@ -123,12 +123,12 @@ def plan_of(
     )
 
 
-def block_tokens(rollouts: Rollouts) -> int:
+def block_tokens(rollouts: RolloutsConfig) -> int:
     """Tokens of a KV block."""
     return GPU_BLOCK if rollouts.gpus else CPU_BLOCK
 
 
-def kv_block_bytes(rollouts: Rollouts, architecture: Architecture, *, dtype: str) -> int:
+def kv_block_bytes(rollouts: RolloutsConfig, architecture: Architecture, *, dtype: str) -> int:
     """Keys and values of a block's tokens in all layers, on each GPU of a replica."""
     text = architecture.text
     heads = max(1, text.key_heads // rollouts.tensor_parallel)
@@ -136,7 +136,7 @@ def kv_block_bytes(rollouts: Rollouts, architecture: Architecture, *, dtype: str
     return block_tokens(rollouts) * token
 
 
-def kv_room(rollouts: Rollouts, architecture: Architecture, node: Node, *, dtype: str) -> int:
+def kv_room(rollouts: RolloutsConfig, architecture: Architecture, node: Node, *, dtype: str) -> int:
     """Bytes for KV blocks: as configured on a CPU; what weights and passes leave of each GPU."""
     if not rollouts.gpus:
         return rollouts.kv_cache_gib * GIB
@@ -144,19 +144,19 @@ def kv_room(rollouts: Rollouts, architecture: Architecture, node: Node, *, dtype
     return int(rollouts.memory_share * node.gpu_gib * GIB) - weights - GPU_PASS_BYTES
 
 
-def published_bytes(run: Run, architecture: Architecture) -> int:
+def published_bytes(run: RunConfig, architecture: Architecture) -> int:
     """Of one version: the plain model in the forward pass's type, adapters merged."""
     return architecture.parameters * BYTES[run.model.dtype]
 
 
-def sent_bytes(run: Run, architecture: Architecture) -> int:
+def sent_bytes(run: RunConfig, architecture: Architecture) -> int:
     """Of weights on their way from GPU to GPU, at once at either end; 0 through the store."""
     if run.rollouts.transfer is Transfer.object_store:
         return 0
     return 3 * max(AT_ONCE_BYTES, BYTES[run.model.dtype] * architecture.text.matrix)
 
 
-def checkpoint_bytes(run: Run, architecture: Architecture) -> int:
+def checkpoint_bytes(run: RunConfig, architecture: Architecture) -> int:
     """Of one: masters and moments of what is trained, weights as DeepSpeed saves them, the export.
 
     ZeRO-2 saves all weights, ZeRO-3 only those that have no masters.
@@ -168,12 +168,12 @@ def checkpoint_bytes(run: Run, architecture: Architecture) -> int:
     return state + published_bytes(run, architecture)
 
 
-def frame_tokens(frames: Frames) -> int:
+def frame_tokens(frames: FramesConfig) -> int:
     """Image tokens of the largest frame that the limits allow."""
     return int(CEILING * frames.pixels) // frames.factor**2
 
 
-def largest(run: Run, architecture: Architecture) -> Pass:
+def largest(run: RunConfig, architecture: Architecture) -> Pass:
     """The largest pass of whole groups: all frames, every completion of full length."""
     seen = run.frames.max_frames * frame_tokens(run.frames)
     written = run.sampling.group_size * run.sampling.max_tokens
@@ -205,7 +205,7 @@ def _learner(memory: RankMemory) -> Iterator[Amount]:
 
 
 def _others(
-    run: Run, architecture: Architecture, *, kv_bytes: int, checkpoints: int
+    run: RunConfig, architecture: Architecture, *, kv_bytes: int, checkpoints: int
 ) -> Iterator[Amount]:
     published = published_bytes(run, architecture)
     checkpoint = checkpoint_bytes(run, architecture)
@@ -239,7 +239,7 @@ def _others(
 
 
 def _tight(
-    run: Run, architecture: Architecture, memory: RankMemory, *, node: Node, sequences: int
+    run: RunConfig, architecture: Architecture, memory: RankMemory, *, node: Node, sequences: int
 ) -> Iterator[str]:
     """What fits nowhere: memory of GPUs, lengths in tokens, heads and frames that do not divide."""
     rollouts, sampling, text = run.rollouts, run.sampling, architecture.text
@@ -304,7 +304,7 @@ def _on_disk(every: int, keep: int, steps: Steps | None) -> int:
     return keep + 1 if steps is None else min(keep + 1, steps.checkpoints)
 
 
-def _sft_steps(run: Run, tasks: Sequence[Task]) -> Steps:
+def _sft_steps(run: RunConfig, tasks: Sequence[Task]) -> Steps:
     settings = run.sft
     order = _order(tasks, settings.task_weights)
     steps = steps_of(order, epochs=settings.epochs, size=settings.batch, steps=settings.steps)
@@ -320,7 +320,7 @@ def _sft_steps(run: Run, tasks: Sequence[Task]) -> Steps:
     )
 
 
-def _rl_steps(run: Run, tasks: Sequence[Task]) -> Steps:
+def _rl_steps(run: RunConfig, tasks: Sequence[Task]) -> Steps:
     loop = run.loop
     order = _order(tasks, run.data.task_weights)
     steps = steps_of(order, epochs=loop.epochs, size=loop.groups, steps=loop.steps)

@@ -6,7 +6,7 @@ Ray may choose other nodes; what does not fit here does not fit there.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from o3rl.config import SCORER_CPUS, Run, Transfer
+from o3rl.config import SCORER_CPUS, RunConfig, Transfer
 
 SLACK = 1e-9  # of sums of CPU shares such as 0.1
 
@@ -41,7 +41,7 @@ class Service:
     by_node: tuple[int, ...]
 
 
-def units_of(run: Run) -> tuple[Unit, ...]:
+def units_of(run: RunConfig) -> tuple[Unit, ...]:
     """The services of a training run as it begins, in the order in which they are placed."""
     stored = run.rollouts.transfer is Transfer.object_store
     return (
@@ -56,7 +56,7 @@ def units_of(run: Run) -> tuple[Unit, ...]:
     )
 
 
-def sft_units_of(run: Run) -> tuple[Unit, ...]:
+def sft_units_of(run: RunConfig) -> tuple[Unit, ...]:
     """The services of a cold start: its ranks have the machine to themselves."""
     cpus = run.sft.cpus_per_rank or run.cluster.cpus_per_rank
     return (Unit("SFT rank", run.learning.ranks, cpus, run.cluster.gpus_per_rank),)

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.run.run_control import Status
-from o3rl.config import Run, load
+from o3rl.config import RunConfig, load
 from o3rl.config.shipped import find
 from o3rl.persistence.checkpoints import start_from
 
@@ -292,7 +292,7 @@ def _follow(jobs: "Jobs", attempt: "Attempt") -> int:
     return 0 if last.status == "SUCCEEDED" else 1
 
 
-def _with_mlflow_run(config: Run, jobs: "Jobs", *, first: bool) -> Run:
+def _with_mlflow_run(config: RunConfig, jobs: "Jobs", *, first: bool) -> RunConfig:
     """The run with the MLflow run that its attempts share, so that the job's metadata name it.
 
     That of the last attempt, or where this is the `first` a new one; without a server that answers

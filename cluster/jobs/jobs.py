@@ -16,7 +16,7 @@ from shlex import join
 from typing import Any, Protocol
 
 from cluster.services.reachability import _with_token, knock, one_line, pointed_at
-from o3rl.config import Run
+from o3rl.config import RunConfig
 
 ENDED = ("STOPPED", "SUCCEEDED", "FAILED")
 ASK_SECONDS = 180.0  # for a command that runs on the cluster
@@ -110,7 +110,7 @@ class Jobs:
             )
         return attempts[-1]
 
-    def next(self, run: Run) -> int:
+    def next(self, run: RunConfig) -> int:
         """The number of the next attempt. ValueError if the last one runs, or was another run."""
         if not ID.fullmatch(f"{run.name}-a1"):
             raise ValueError(
@@ -133,7 +133,9 @@ class Jobs:
             )
         return last.number + 1
 
-    def submit(self, run: Run, folder: Path, *, number: int, options: Sequence[str]) -> Attempt:
+    def submit(
+        self, run: RunConfig, folder: Path, *, number: int, options: Sequence[str]
+    ) -> Attempt:
         """Start attempt `number` with what was packed in `folder`; `options` go to `o3rl train`."""
         from cluster.jobs.package import CONFIG
 

@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import o3rl
-from o3rl.config import Run, as_yaml
+from o3rl.config import RunConfig, as_yaml
 from o3rl.tracking.tracker import absolute_uri
 
 CONFIG = "run.yaml"
@@ -26,7 +26,7 @@ BUILD_SECONDS = 300.0
 RAY_ITSELF = "auto"  # the address of the cluster that the job runs on
 
 
-def pack(run: Run, folder: Path) -> None:
+def pack(run: RunConfig, folder: Path) -> None:
     """Fill `folder`: the wheel's files, run.yaml, modules of custom rewards.
 
     Raises ValueError where the wheel cannot be built or a module is not found.
@@ -41,7 +41,7 @@ def pack(run: Run, folder: Path) -> None:
     (folder / CONFIG).write_text(as_yaml(run))
 
 
-def travelling(run: Run) -> Run:
+def travelling(run: RunConfig) -> RunConfig:
     """The run as the cluster reads it: paths absolute, on the cluster that the job runs on."""
     data, model, sft, uri = run.data, run.model, run.sft, run.tracking.uri
     return replace(

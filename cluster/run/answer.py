@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from learners.model.architecture import require_model
-from o3rl.config import Run, load, require
+from o3rl.config import RunConfig, load, require
 from o3rl.config.shipped import find, load_named, model_path, of_model
 from o3rl.text.boxes import BoxConvention
 from o3rl.types import Claim, Failure, Prompt, Reward, Row, Task, Truth, Version
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _config(options: argparse.Namespace) -> Run:
+def _config(options: argparse.Namespace) -> RunConfig:
     """CONFIG, or that beside the model; with the model to be asked. The shipped one has its own."""
     if options.model != "tiny":
         require_model(options.model)
@@ -63,7 +63,7 @@ def _config(options: argparse.Namespace) -> Run:
     return replace(config, data=media)
 
 
-async def answer(config: Run, row: Row, folder: Path, *, convention: BoxConvention) -> Any:
+async def answer(config: RunConfig, row: Row, folder: Path, *, convention: BoxConvention) -> Any:
     """A page entry with the answer, or a Failure; in a started Ray session."""
     from cluster.services.wiring import Sampling, services
     from o3rl.evaluation.evidence import Entry
@@ -88,7 +88,7 @@ async def answer(config: Run, row: Row, folder: Path, *, convention: BoxConventi
 
 
 def _claims(
-    config: Run, row: Row, text: str, size: tuple[int, int], convention: BoxConvention
+    config: RunConfig, row: Row, text: str, size: tuple[int, int], convention: BoxConvention
 ) -> tuple[Claim, ...]:
     """The claims of the thought; there is no truth to hold them to."""
     from rewards.scorer import Scorer

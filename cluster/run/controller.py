@@ -23,7 +23,7 @@ from cluster.run.run_control import Control, Phase, RunLost, Status
 from cluster.run.train import Trained, train
 from learners.group.answers import LearnerLost
 from o3rl.code_digest import source_digest
-from o3rl.config import Run
+from o3rl.config import RunConfig
 from o3rl.media.decoder import MediaLost
 from o3rl.persistence.checkpoints import sound_of
 from o3rl.persistence.lease import take
@@ -69,7 +69,7 @@ class Look:
 class Controller:
     """What runs in the controller's process."""
 
-    def __init__(self, run: Run, *, directory: str, level: int):
+    def __init__(self, run: RunConfig, *, directory: str, level: int):
         os.chdir(directory)
         self._log = Log(level)
         logging.getLogger().addHandler(self._log)
@@ -189,7 +189,7 @@ class Log(logging.Handler):
             self.release()
 
 
-def start_controller(run: Run, *, level: int) -> Any:
+def start_controller(run: RunConfig, *, level: int) -> Any:
     """Start the controller of `run` on this node. Raises ValueError if one is running."""
     environment = {"DS_ACCELERATOR": "cpu"} if not run.cluster.gpus_per_rank else {}
     options = ray.remote(Controller).options(

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from learners.model.architecture import require_model
-from o3rl.config import Run, require
+from o3rl.config import RunConfig, require
 from o3rl.config.shipped import load_named, model_path, of_model
 from o3rl.evaluation.evaluator import Answered
 from o3rl.files import write_text
@@ -73,14 +73,14 @@ class Evaluated:
 
 
 async def evaluate(
-    config: Run, models: Mapping[str, str], rows: Sequence[Row], *, folder: Path
+    config: RunConfig, models: Mapping[str, str], rows: Sequence[Row], *, folder: Path
 ) -> dict[str, Evaluated]:
     """Answer `rows` with each model in a started Ray session.
 
     Writes NAME.json (numbers), NAME-greedy.jsonl and NAME-sampled.jsonl (responses), NAME.html.
     """
     from cluster.services.wiring import Sampling, model_type, services
-    from o3rl.concurrency import together
+    from o3rl.concurrency import gather_first_error
     from o3rl.evaluation.evaluator import Evaluator
 
     families = {name: model_type(path) for name, path in models.items()}
@@ -93,7 +93,7 @@ async def evaluate(
         media, scorers = start.media(), start.scorers()
         store = start.store(kept=False) if len(models) > 1 else None
         pool = start.rollouts(media.media, store)
-        await together([pool.start(), scorers.start()])
+        await gather_first_error([pool.start(), scorers.start()])
         evaluator = Evaluator(media, Sampling(pool), scorers)
         for number, (name, path) in enumerate(models.items()):
             version = Version(0, number)
@@ -109,7 +109,7 @@ async def evaluate(
 
 
 async def _evaluate_one(
-    config: Run,
+    config: RunConfig,
     evaluator: Any,
     rows: Sequence[Row],
     *,

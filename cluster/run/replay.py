@@ -17,13 +17,13 @@ from cluster.run.train import Trained, scheduled
 from cluster.services.media import AsyncMedia
 from cluster.services.wiring import services
 from learners.rank.settings import Optimisation
-from o3rl.config import Run
+from o3rl.config import RunConfig
 from o3rl.loop.step_metrics import batch_metrics, timed
 from o3rl.persistence.batch_log import read_batch, recorded_steps
 from o3rl.types import ScoredGroup, Version
 
 
-async def replay(config: Run, recorded: Path) -> Trained:
+async def replay(config: RunConfig, recorded: Path) -> Trained:
     """Train `config` in a started Ray session on the batches in `recorded`.
 
     The schedule is the recorded run's, by `config`. Raises what reading the batches raises.

@@ -13,7 +13,7 @@ from pathlib import Path
 from time import perf_counter
 
 from cluster.run.train import Trained
-from o3rl.config import Run
+from o3rl.config import RunConfig
 from o3rl.config.shipped import load_named, start_of_sft
 from o3rl.data.parquet import read_tasks
 from o3rl.persistence.checkpoints import (
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-async def sft(config: Run, *, resume: bool = False) -> Trained:
+async def sft(config: RunConfig, *, resume: bool = False) -> Trained:
     """Train `config` in a started Ray session, anew or from its last sound checkpoint.
 
     A row without reasoning is skipped like one whose media cannot be read. Raises ValueError where
@@ -57,7 +57,7 @@ async def sft(config: Run, *, resume: bool = False) -> Trained:
 
 
 async def _train(
-    config: Run, folder: Path, checkpoint: Checkpoint | None, *, fence: Callable[[], None]
+    config: RunConfig, folder: Path, checkpoint: Checkpoint | None, *, fence: Callable[[], None]
 ) -> Trained:
     from cluster.progress import bar
     from cluster.run.stage_tracker import tracked
@@ -65,7 +65,7 @@ async def _train(
     from learners.rank.settings import Optimisation
     from o3rl.data.parquet import read_rows
     from o3rl.data.row_order import order_of, steps_of
-    from o3rl.loop.prompt_source import Admission, cannot_teach
+    from o3rl.loop.prompt_source import PromptSource, cannot_teach
     from o3rl.loop.sft import ColdStart
     from o3rl.persistence.ledger import Ledger
 
@@ -88,7 +88,7 @@ async def _train(
             group = start.learner(media.media, None, optimisation=optimisation)
             await group.start()
             ledger = Ledger.read(checkpoint.ledger) if checkpoint else Ledger()
-            admission = Admission(
+            admission = PromptSource(
                 list(rows),
                 order,
                 media,

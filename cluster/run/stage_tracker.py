@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from o3rl.config import Run, as_yaml
+from o3rl.config import RunConfig, as_yaml
 from o3rl.data.parquet import fingerprint
 from o3rl.files import write_text
 from o3rl.tracking.mlflow_store import MlflowStore
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def tracked(
-    run: Run, folder: Path, *, stage: str, data: Mapping[str, str], after: int | None = None
+    run: RunConfig, folder: Path, *, stage: str, data: Mapping[str, str], after: int | None = None
 ) -> Iterator[MlflowTracker]:
     """The tracker of one stage, whose own files lie in `folder`; config.yaml is written there.
 
@@ -53,7 +53,7 @@ def tracked(
         tracker.close(status)
 
 
-def begin(run: Run, *, stage: str) -> str:
+def begin(run: RunConfig, *, stage: str) -> str:
     """Make the MLflow run of a stage ahead of it, on a server; its id, or empty if none answers."""
     tracking = run.tracking
     store = MlflowStore(
@@ -71,7 +71,7 @@ def begin(run: Run, *, stage: str) -> str:
         return ""
 
 
-def _name(run: Run, stage: str) -> str:
+def _name(run: RunConfig, stage: str) -> str:
     return f"{run.name}-{stage}"
 
 

@@ -24,7 +24,7 @@ from uuid import uuid4
 from cluster.progress import Show, bar
 from cluster.run.run_control import RunLost
 from cluster.run.train import Trained
-from o3rl.config import Run
+from o3rl.config import RunConfig
 from o3rl.config.shipped import load_named
 from o3rl.data.parquet import read_tasks
 from o3rl.persistence.batch_log import recorded_steps
@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def supervise(
-    config: Run, session: "Session", *, resume: bool = False, record: Path | None = None
+    config: RunConfig, session: "Session", *, resume: bool = False, record: Path | None = None
 ) -> Trained:
     """Train `config` by a controller in `session`, which is begun anew where that one is lost.
 
@@ -126,7 +126,7 @@ class Losses:
         return self._count
 
 
-async def _trained(eye: "_Eye", config: Run, start: "Start") -> Trained:
+async def _trained(eye: "_Eye", config: RunConfig, start: "Start") -> Trained:
     """What one controller gives; it is ended in any case."""
     import ray
 
@@ -146,7 +146,7 @@ async def _trained(eye: "_Eye", config: Run, start: "Start") -> Trained:
         ray.kill(eye.controller)
 
 
-async def _watch(eye: "_Eye", ending: asyncio.Future[Trained], config: Run) -> None:
+async def _watch(eye: "_Eye", ending: asyncio.Future[Trained], config: RunConfig) -> None:
     """Show log and progress until the run ends. Raises RunLost if there is no answer."""
     cluster = config.cluster
     status = await eye.look(cluster.start_seconds)

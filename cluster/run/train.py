@@ -13,7 +13,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from cluster.run.run_control import Control, Phase, Running
-from o3rl.config import Placement, Run, Transfer
+from o3rl.config import Placement, RunConfig, Transfer
 from o3rl.observers import Fence, Tally
 from o3rl.persistence.checkpoints import LEDGER, Checkpoint, Checkpoints, state_of
 from o3rl.types import Row, ScoredGroup
@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # a wrong configuration is told before any of these is import
     from learners.group.learner_group import LearnerGroup
     from o3rl.data.row_order import RowOrder
     from o3rl.loop.loop import Loop
-    from o3rl.loop.prompt_source import Admission
+    from o3rl.loop.prompt_source import PromptSource
     from o3rl.loop.roles import Observer
     from o3rl.observers import Checkpointing, Validation
     from o3rl.persistence.ledger import Ledger
@@ -48,7 +48,7 @@ class Trained:
 
 
 async def train(
-    config: Run,
+    config: RunConfig,
     control: Control,
     *,
     checkpoint: Checkpoint | None = None,
@@ -63,7 +63,7 @@ async def train(
     """
     from cluster.run.stage_tracker import tracked
     from cluster.services.wiring import services
-    from o3rl.concurrency import aside
+    from o3rl.concurrency import in_thread
     from o3rl.data.parquet import read_rows
     from o3rl.persistence.batch_log import Recording
     from rewards.custom import load_custom
@@ -80,7 +80,7 @@ async def train(
     if validated:
         data["data.validation"] = config.data.validation
     # Aside: the supervisor asks all the while, and MLflow may be slow to take what is left.
-    async with aside(tracked(config, folder, stage="rl", data=data, after=after)) as tracker:
+    async with in_thread(tracked(config, folder, stage="rl", data=data, after=after)) as tracker:
         async with services(config, folder) as start:
             parts = await _start(
                 config, start, rows, order=order, steps=steps, checkpoint=checkpoint, fence=fence
@@ -124,7 +124,7 @@ async def train(
     return Trained(model, loop.step, tally.samples, tally.tokens, seconds, stopped)
 
 
-def scheduled(config: Run) -> tuple[list[Row], "RowOrder", int]:
+def scheduled(config: RunConfig) -> tuple[list[Row], "RowOrder", int]:
     """(rows, their order, how many steps they are trained in). Raises ValueError without rows."""
     from o3rl.data.parquet import read_rows
     from o3rl.data.row_order import order_of, steps_of
@@ -145,13 +145,13 @@ class Parts:
     scorers: "ScorerPool"
     learner: "Learning"
     group: "LearnerGroup"
-    admission: "Admission"
+    admission: "PromptSource"
     ledger: "Ledger"
     first: Sequence["Observer"]  # told of a step before tracking is
 
 
 async def _start(
-    config: Run,
+    config: RunConfig,
     start: "Services",
     rows: Sequence[Row],
     *,
@@ -162,8 +162,8 @@ async def _start(
 ) -> Parts:
     from cluster.services.wiring import Sampling
     from learners.rank.settings import Optimisation
-    from o3rl.concurrency import together
-    from o3rl.loop.prompt_source import Admission, longer_than
+    from o3rl.concurrency import gather_first_error
+    from o3rl.loop.prompt_source import PromptSource, longer_than
     from o3rl.persistence.ledger import Ledger
     from o3rl.text.prompts import longest_prompt
 
@@ -177,15 +177,15 @@ async def _start(
     by_turns = config.rollouts.placement is Placement.colocated
     if by_turns:  # vLLM measures the GPU's free memory as it starts: nobody else may take of it
         await pool.start()
-        await together([group.start(), scorers.start()])
+        await gather_first_error([group.start(), scorers.start()])
     else:
         # The learner asks for room first: of the replicas a part may join later.
-        await together([group.start(), scorers.start(), pool.start()])
+        await gather_first_error([group.start(), scorers.start(), pool.start()])
     ledger = Ledger()
     if checkpoint is not None:
         ledger = Ledger.read(checkpoint.ledger)
         await group.restore(checkpoint.learner)
-    admission = Admission(
+    admission = PromptSource(
         list(rows),
         order,
         media,
@@ -202,7 +202,7 @@ async def _start(
 
 
 def _loop(
-    config: Run,
+    config: RunConfig,
     parts: Parts,
     validated: Sequence[Row],
     *,
@@ -247,7 +247,7 @@ def _loop(
 
 
 def _checkpointing(
-    config: Run,
+    config: RunConfig,
     parts: Parts,
     loop: "Loop",
     *,
@@ -273,11 +273,11 @@ def _checkpointing(
     )
 
 
-def _validates(config: Run) -> bool:
+def _validates(config: RunConfig) -> bool:
     return bool(config.data.validation and config.loop.validate_every)
 
 
-def _validation(config: Run, parts: Parts, rows: Sequence[Row], best: Path) -> "Validation":
+def _validation(config: RunConfig, parts: Parts, rows: Sequence[Row], best: Path) -> "Validation":
     from o3rl.evaluation.evaluator import Evaluator, spread
     from o3rl.observers import Validation
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from actors.pool.rollout_pool import RolloutPool
-from o3rl.config import Rollouts
+from o3rl.config import RolloutsConfig
 from o3rl.types import ScoredGroup, Version
 
 logger = logging.getLogger(__name__)
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 class Membership:
     """An observer: adds `pool/…` to the metrics, and scales between the configured bounds."""
 
-    def __init__(self, pool: RolloutPool, rollouts: Rollouts):
+    def __init__(self, pool: RolloutPool, rollouts: RolloutsConfig):
         self._pool = pool
         self._policy: ScalePolicy | None = None
         if rollouts.max_replicas:

@@ -27,7 +27,7 @@ from actors.pool.replica_fleet import LOAD_MARGIN_SECONDS
 from actors.pool.replica_state import Slot
 from actors.weights.update_stream import HandOverFailed, Loaded
 from learners.group.learner_group import LearnerGroup
-from o3rl.config import Rollouts, Transfer
+from o3rl.config import RolloutsConfig, Transfer
 from o3rl.ray_calls import first_line
 from o3rl.types import Version
 from o3rl.weights.device_protocol import DeviceWeights, Sender
@@ -121,7 +121,7 @@ class _Asking:
 class HandOver:
     """The rollout pool's way to the learner's weights. Use it from one event loop."""
 
-    def __init__(self, group: LearnerGroup, rollouts: Rollouts):
+    def __init__(self, group: LearnerGroup, rollouts: RolloutsConfig):
         self._group, self._rollouts = group, rollouts
         self._asking: _Asking | None = None
 

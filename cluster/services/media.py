@@ -28,7 +28,7 @@ import numpy as np
 import ray
 from ray.exceptions import ObjectLostError
 
-from o3rl.config import Frames
+from o3rl.config import FramesConfig
 from o3rl.media.decoder import START_SECONDS, MediaError, MediaLost
 from o3rl.media.frame_cache import FrameCache, Kept
 from o3rl.media.reader import MediaReader, Planned
@@ -47,7 +47,7 @@ MOST_READERS = 8  # by default
 class MediaActor:
     """What runs in the media process, on its event loop; `Media` is what others hold."""
 
-    def __init__(self, root: str, frames: Frames, journal: str):
+    def __init__(self, root: str, frames: FramesConfig, journal: str):
         readers = frames.readers or readers_here()
         self._reader = MediaReader(Path(root), frames, readers=readers)
         self._cache: FrameCache[ray.ObjectRef] = FrameCache(
@@ -178,7 +178,7 @@ def readers_here() -> int:
 
 
 def start_media(
-    root: Path, frames: Frames, *, folder: Path, alive_seconds: float = ALIVE_SECONDS
+    root: Path, frames: FramesConfig, *, folder: Path, alive_seconds: float = ALIVE_SECONDS
 ) -> Media:
     """Start the media actor for files below `root`; its journal lies in the run's `folder`."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import ray
 
 from cluster.services.reachability import knock, one_line
-from o3rl.config import Cluster
+from o3rl.config import ClusterConfig
 from o3rl.ray_calls import in_a_line
 
 START_ATTEMPTS = 3
@@ -20,7 +20,7 @@ class Session:
     renewed.
     """
 
-    def __init__(self, cluster: Cluster):
+    def __init__(self, cluster: ClusterConfig):
         self._cluster = cluster
         self._begin()
 
@@ -37,7 +37,7 @@ class Session:
 
 
 @contextmanager
-def ray_session(cluster: Cluster) -> Iterator[Session]:
+def ray_session(cluster: ClusterConfig) -> Iterator[Session]:
     """Start Ray here, or join the cluster at `cluster.address`.
 
     A Ray that was started here is stopped at the end, whatever ended the block.
@@ -62,7 +62,7 @@ def join_ray(address: str, level: int) -> None:
         raise ValueError(f"the Ray cluster at {address} cannot be joined: {said}") from error
 
 
-def _start_here(cluster: Cluster) -> None:
+def _start_here(cluster: ClusterConfig) -> None:
     """Start Ray on this machine. Its nodes get 30 s to come up, fixed, which a busy machine may
     miss: that is tried again.
     """

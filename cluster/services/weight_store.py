@@ -27,7 +27,7 @@ from o3rl.types import Version
 from o3rl.weights.buckets import Bucket, TensorEntry, verify
 from o3rl.weights.delta import patched
 from o3rl.weights.manifest import Manifest
-from o3rl.weights.versions import Shelf
+from o3rl.weights.versions import RetainedVersions
 
 KEEP = 2
 MANIFEST = "manifest.json"
@@ -95,7 +95,7 @@ class StoreActor:
     """What runs in the store's process; `WeightStore` is what others hold."""
 
     def __init__(self, folder: str, *, keep: int = KEEP):
-        self._shelf: Shelf[ray.ObjectRef] = Shelf(keep)
+        self._shelf: RetainedVersions[ray.ObjectRef] = RetainedVersions(keep)
         self._mirror = Mirror(Path(folder))
         self._refused: set[Version] = set()  # by the disk
         for version in self._mirror.versions():
@@ -179,7 +179,7 @@ class WeightStore:
     """Sink and source of weights, wherever it is sent; every call waits at most `seconds`.
 
     Raises TimeoutError naming the store if it does not answer in time, even after a restart; what
-    `Shelf` raises comes through.
+    `RetainedVersions` raises comes through.
     """
 
     actor: Any

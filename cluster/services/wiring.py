@@ -23,7 +23,7 @@ from learners.group.learner_group import LearnerGroup
 from learners.model.architecture import config_of
 from learners.rank.settings import LearnerSettings, Optimisation
 from o3rl.code_digest import source_digest
-from o3rl.config import Placement, Run, Transfer
+from o3rl.config import Placement, RunConfig, Transfer
 from o3rl.text.boxes import BoxConvention, convention_of
 from o3rl.types import Failure, Group, Prompt, ScoredGroup, Version
 from rewards.pool import ScorerPool
@@ -112,7 +112,7 @@ def model_type(path: str) -> str:
 class Services:
     """Starts services of a run on demand; all that were started end with the block."""
 
-    def __init__(self, run: Run, folder: Path, stack: AsyncExitStack):
+    def __init__(self, run: RunConfig, folder: Path, stack: AsyncExitStack):
         self._run = run
         self._folder = folder
         self._stack = stack
@@ -201,7 +201,7 @@ class Services:
 
 
 @asynccontextmanager
-async def services(run: Run, folder: Path) -> AsyncIterator[Services]:
+async def services(run: RunConfig, folder: Path) -> AsyncIterator[Services]:
     """`Services` of a stage whose own files lie in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     async with AsyncExitStack() as stack:

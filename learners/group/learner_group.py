@@ -36,7 +36,7 @@ from learners.model.flops import Flops
 from learners.rank.batching import group_cost, mini_batches, row_cost, shares
 from learners.rank.settings import Fetch, LearnerSettings
 from o3rl.code_digest import source_digest
-from o3rl.config import RESOURCE_SHARE, Cluster
+from o3rl.config import RESOURCE_SHARE, ClusterConfig
 from o3rl.stacks import stacks_of, tell_stacks
 from o3rl.types import Failure, Prompt, ScoredGroup, Version
 from o3rl.weights.device_protocol import Receivers, TrainedOn
@@ -110,7 +110,7 @@ class LearnerGroup:
     def __init__(
         self,
         settings: LearnerSettings,
-        cluster: Cluster,
+        cluster: ClusterConfig,
         *,
         fetch: Fetch,
         sink: WeightSink | None = None,
@@ -327,7 +327,7 @@ class LearnerGroup:
         )
 
 
-def bundle(cluster: Cluster, *, on_gpu: bool) -> dict[str, float]:
+def bundle(cluster: ClusterConfig, *, on_gpu: bool) -> dict[str, float]:
     """What a rank asks Ray for."""
     asked = {"CPU": cluster.cpus_per_rank}
     if on_gpu:
@@ -337,7 +337,7 @@ def bundle(cluster: Cluster, *, on_gpu: bool) -> dict[str, float]:
     return asked
 
 
-def _environment(cluster: Cluster, *, on_gpu: bool) -> dict[str, str]:
+def _environment(cluster: ClusterConfig, *, on_gpu: bool) -> dict[str, str]:
     threads = {"OMP_NUM_THREADS": str(max(1, int(cluster.cpus_per_rank)))}
     return threads if on_gpu else threads | {"DS_ACCELERATOR": "cpu"}
 

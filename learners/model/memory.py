@@ -21,7 +21,7 @@ and CUDA about 2 GB.
 from dataclasses import asdict, dataclass
 
 from learners.model.architecture import Architecture, Text
-from o3rl.config import Learning, Model
+from o3rl.config import LearningConfig, ModelConfig
 
 LIVE = 10**9  # parameters that ZeRO-3 keeps gathered at most; DeepSpeed's default
 BUCKET = 5 * 10**8  # gradients that are reduced together; DeepSpeed's default
@@ -94,7 +94,11 @@ class RankMemory:
 
 
 def rank_memory(
-    architecture: Architecture, model: Model, learning: Learning, *, largest: Pass | None = None
+    architecture: Architecture,
+    model: ModelConfig,
+    learning: LearningConfig,
+    *,
+    largest: Pass | None = None,
 ) -> RankMemory:
     """Of each rank; `largest` is the largest pass, without it any of `learning.tokens_per_pass`."""
     each = 2 if model.dtype == "bfloat16" else EXACT
@@ -122,7 +126,7 @@ def rank_memory(
     )
 
 
-def trained_parameters(architecture: Architecture, model: Model) -> int:
+def trained_parameters(architecture: Architecture, model: ModelConfig) -> int:
     """How many the optimiser owns: adapters only, or all but a frozen vision tower."""
     if model.lora_rank:
         return architecture.adapters(model.lora_rank)
@@ -132,7 +136,7 @@ def trained_parameters(architecture: Architecture, model: Model) -> int:
 
 
 def pass_memory(
-    architecture: Architecture, model: Model, largest: Pass, *, logits_mib: int
+    architecture: Architecture, model: ModelConfig, largest: Pass, *, logits_mib: int
 ) -> PassMemory:
     """Of one pass with its gradients.
 

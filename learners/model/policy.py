@@ -13,12 +13,12 @@ from peft import LoraConfig
 from torch import nn
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 
-from o3rl.config import Model
+from o3rl.config import ModelConfig
 
 ADAPTED = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
 
-def load_policy(model: Model) -> PreTrainedModel:
+def load_policy(model: ModelConfig) -> PreTrainedModel:
     """The model in its forward dtype, with `requires_grad` set on just what is trained.
 
     With `lora_rank` only the adapters of the language model train; with `freeze_vision` the vision
@@ -38,7 +38,7 @@ def load_policy(model: Model) -> PreTrainedModel:
     return policy.train()
 
 
-def load_processor(model: Model) -> ProcessorMixin:
+def load_processor(model: ModelConfig) -> ProcessorMixin:
     """Tokenizer, chat template and image processor of the model's folder or hub name."""
     return AutoProcessor.from_pretrained(model.path)
 

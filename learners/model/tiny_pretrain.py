@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from learners.model.tiny import build
-from o3rl.config import Frames, PromptStyle
+from o3rl.config import FramesConfig, PromptStyle
 from o3rl.media.frame_plan import smart_size
 from o3rl.synth.questions import lessons
 from o3rl.synth.world import Scene, draw, random_picture, random_scene, split_combinations
@@ -30,7 +30,7 @@ from o3rl.text.boxes import ABSOLUTE
 from o3rl.text.prompts import messages, with_boxes
 from o3rl.types import FramePlan, Row, Task, Truth
 
-FRAMES = Frames(min_frames=4, max_frames=8, pixels=16 * 28 * 28)
+FRAMES = FramesConfig(min_frames=4, max_frames=8, pixels=16 * 28 * 28)
 LESSONS = 6  # of one scene in a pass
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from torch import nn
 from learners.model.memory import BUCKET
 from learners.model.policy import trained_parameters
 from learners.rank.settings import Optimisation
-from o3rl.config import Learning
+from o3rl.config import LearningConfig
 
 PERSISTENT = 10_000  # parameters of at most so many elements stay whole under ZeRO-3
 
@@ -45,7 +45,7 @@ def join_ranks(*, on_gpu: bool, seconds: float) -> None:
 
 
 def build_engine(
-    module: nn.Module, learning: Learning, *, optimisation: Optimisation, bfloat16: bool
+    module: nn.Module, learning: LearningConfig, *, optimisation: Optimisation, bfloat16: bool
 ) -> Any:
     """A DeepSpeed engine over the module's trained parameters.
 
@@ -88,7 +88,7 @@ def set_rate(engine: Any, rate: float) -> None:
 
 
 def _config(
-    learning: Learning, *, optimisation: Optimisation, bfloat16: bool, trained: int
+    learning: LearningConfig, *, optimisation: Optimisation, bfloat16: bool, trained: int
 ) -> dict[str, Any]:
     zero: dict[str, Any] = {
         "stage": learning.zero,

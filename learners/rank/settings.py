@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from o3rl.config import Learning, Model, Schedule, Sft
+from o3rl.config import LearningConfig, ModelConfig, Schedule, SftConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Optimisation:
             raise ValueError(f"batches is {self.batches}; a schedule needs 1 or more")
 
     @classmethod
-    def of_learning(cls, learning: Learning, *, batches: int) -> "Optimisation":
+    def of_learning(cls, learning: LearningConfig, *, batches: int) -> "Optimisation":
         """That of RL."""
         return cls(
             learning.rate,
@@ -40,7 +40,7 @@ class Optimisation:
         )
 
     @classmethod
-    def of_sft(cls, sft: Sft, *, batches: int) -> "Optimisation":
+    def of_sft(cls, sft: SftConfig, *, batches: int) -> "Optimisation":
         """That of the cold start."""
         return cls(sft.rate, sft.schedule, sft.warmup, sft.weight_decay, sft.max_grad_norm, batches)
 
@@ -69,8 +69,8 @@ Fetch = Callable[[str], np.ndarray]
 class LearnerSettings:
     """All that a rank is made from; the same on every rank."""
 
-    model: Model
-    learning: Learning
+    model: ModelConfig
+    learning: LearningConfig
     optimisation: Optimisation
     seed: int
     on_gpu: bool

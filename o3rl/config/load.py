@@ -14,10 +14,10 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from o3rl.config.require import noted
-from o3rl.config.run import Run
+from o3rl.config.run import RunConfig
 
 
-def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Run:
+def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> RunConfig:
     """Read YAML at `path` over the defaults, and `key=value` overrides over that.
 
     Raises ValueError with the file, the key, the value and the rule; FileNotFoundError if `path` is
@@ -25,21 +25,23 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Run:
     """
     layers = [layer for _, layer in _layers(path, overrides)]
     try:
-        run = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Run), *layers))
+        run = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), *layers))
     except OmegaConfBaseException as error:
         raise ValueError(_in_words(error, path, overrides)) from error
-    assert isinstance(run, Run)
+    assert isinstance(run, RunConfig)
     return run
 
 
-def examine(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Run | None, tuple[str, ...]]:
+def examine(
+    path: str | Path, overrides: Sequence[str] = ()
+) -> tuple[RunConfig | None, tuple[str, ...]]:
     """The run, None where it cannot be made, and all that is wrong: what `load` would raise first,
     what it would raise when that is mended, and so on.
 
     Raises ValueError where YAML or an override cannot be read at all, FileNotFoundError as `load`.
     """
     problems: list[str] = []
-    right: list[Any] = [OmegaConf.structured(Run)]
+    right: list[Any] = [OmegaConf.structured(RunConfig)]
     for where, layer in _layers(path, overrides):
         for leaf in _leaves(OmegaConf.to_container(layer, resolve=False)):
             try:
@@ -53,12 +55,12 @@ def examine(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Run | None
             run = OmegaConf.to_object(OmegaConf.merge(*right))
     except OmegaConfBaseException as error:  # an interpolation of what is not there
         return None, (*problems, _in_words(error, path, overrides))
-    assert isinstance(run, Run)
+    assert isinstance(run, RunConfig)
     problems += wrong
     return (None if problems else run), tuple(problems)
 
 
-def as_yaml(run: Run) -> str:
+def as_yaml(run: RunConfig) -> str:
     """The whole configuration, defaults included, as YAML that `load` reads back."""
     return OmegaConf.to_yaml(OmegaConf.create(asdict(run)))
 
@@ -120,7 +122,7 @@ def _from_override(item: str) -> DictConfig:
 
 def _check_sections(layer: DictConfig, where: str) -> None:
     """A section given as a plain value, which OmegaConf refuses without its name."""
-    sections = {each.name for each in fields(Run) if is_dataclass(each.default_factory)}
+    sections = {each.name for each in fields(RunConfig) if is_dataclass(each.default_factory)}
     for key, value in OmegaConf.to_container(layer, resolve=False).items():  # pyright: ignore
         if key in sections and not isinstance(value, dict):
             raise ValueError(f"{where}: {key} is {value!r}; it must be a section of key: value")

@@ -7,17 +7,17 @@ from typing import Any
 from o3rl.config.choices import Objective, OldLogprobs, Placement, Publish, Transfer
 from o3rl.config.require import all_right, require
 from o3rl.config.schema import (
-    Cluster,
-    Data,
-    Frames,
-    Learning,
-    Loop,
-    Model,
-    Rewards,
-    Rollouts,
-    Sampling,
-    Sft,
-    Tracking,
+    ClusterConfig,
+    DataConfig,
+    FramesConfig,
+    LearningConfig,
+    LoopConfig,
+    ModelConfig,
+    RewardsConfig,
+    RolloutsConfig,
+    SamplingConfig,
+    SftConfig,
+    TrackingConfig,
 )
 
 SCORER_CPUS = 0.1  # of one worker of the scorer pool
@@ -30,23 +30,23 @@ RESOURCE_SHARE = 0.001  # of a node's `resource`, of which each rank or replica 
 
 
 @dataclass
-class Run:
+class RunConfig:
     """Everything of a run. `folder` holds all that it makes."""
 
     name: str = "o3rl"
     folder: str = "runs/o3rl"
     seed: int = 0
-    model: Model = field(default_factory=Model)
-    data: Data = field(default_factory=Data)
-    frames: Frames = field(default_factory=Frames)
-    sampling: Sampling = field(default_factory=Sampling)
-    rewards: Rewards = field(default_factory=Rewards)
-    learning: Learning = field(default_factory=Learning)
-    rollouts: Rollouts = field(default_factory=Rollouts)
-    loop: Loop = field(default_factory=Loop)
-    sft: Sft = field(default_factory=Sft)
-    cluster: Cluster = field(default_factory=Cluster)
-    tracking: Tracking = field(default_factory=Tracking)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    frames: FramesConfig = field(default_factory=FramesConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    rewards: RewardsConfig = field(default_factory=RewardsConfig)
+    learning: LearningConfig = field(default_factory=LearningConfig)
+    rollouts: RolloutsConfig = field(default_factory=RolloutsConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    sft: SftConfig = field(default_factory=SftConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self):
         require(bool(self.name), "name", self.name, "a name")
@@ -57,7 +57,7 @@ class Run:
             check_combinations(self)
 
 
-def check_combinations(run: Run) -> None:
+def check_combinations(run: RunConfig) -> None:
     """Refuse what no single field shows: GSPO's traps, and sizes that do not divide.
 
     Raises ValueError by name, value and rule.
@@ -146,7 +146,7 @@ def check_combinations(run: Run) -> None:
         )
 
 
-def _check_colocated(run: Run) -> None:
+def _check_colocated(run: RunConfig) -> None:
     """One rank and one replica by turns: neither may be at work when the other is."""
     rollouts, cluster, learning = run.rollouts, run.cluster, run.learning
     gpus = (rollouts.gpus, cluster.gpus_per_rank)
@@ -164,7 +164,7 @@ def _check_colocated(run: Run) -> None:
         require(right, name, value, f"{rule} where rollouts.placement is colocated")
 
 
-def _check_transfer(run: Run) -> None:
+def _check_transfer(run: RunConfig) -> None:
     """Weights that go from GPU to GPU: which GPUs, and a pool that stays as it is."""
     rollouts, cluster = run.rollouts, run.cluster
     way, gpus = rollouts.transfer, (rollouts.gpus, cluster.gpus_per_rank)
@@ -195,7 +195,7 @@ def _check_transfer(run: Run) -> None:
         require(right, name, value, f"{rule} where rollouts.transfer is {way}")
 
 
-def cpus_needed(run: Run) -> float:
+def cpus_needed(run: RunConfig) -> float:
     """The CPUs that the services of a training run ask Ray for."""
     learner = run.learning.ranks * run.cluster.cpus_per_rank
     sampler = run.rollouts.replicas * run.rollouts.cpus

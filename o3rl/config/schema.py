@@ -32,7 +32,7 @@ def require_task_weights(weights: Mapping[str, float], name: str) -> None:
 
 
 @dataclass
-class Model:
+class ModelConfig:
     """The policy: a Hugging Face folder or hub name of the Qwen2.5-VL family; `tiny` is shipped."""
 
     path: str = "Qwen/Qwen2.5-VL-7B-Instruct"
@@ -53,7 +53,7 @@ class Model:
 
 
 @dataclass
-class Data:
+class DataConfig:
     """Rows in Parquet, as `o3rl data import` writes them, and where their media lie."""
 
     train: str = "data/stgr-rl"
@@ -71,7 +71,7 @@ class Data:
 
 
 @dataclass
-class Frames:
+class FramesConfig:
     """Which frames the model sees, and how large: fps up to, count from-to, pixels a frame."""
 
     fps: float = 2.0
@@ -110,7 +110,7 @@ class Frames:
 
 
 @dataclass
-class Sampling:
+class SamplingConfig:
     """How rollouts are sampled. T = 1 without truncation: the learner's distribution exactly."""
 
     group_size: int = 8
@@ -135,7 +135,7 @@ class Sampling:
 
 
 @dataclass
-class Rewards:
+class RewardsConfig:
     """The reward: profile, weights of its parts, the curriculum, the pool that computes it."""
 
     profile: Profile = Profile.paper
@@ -184,7 +184,7 @@ WAIVABLE = {"wide_clip", "ratio_one", "truncated_sampling"}
 
 
 @dataclass
-class Learning:
+class LearningConfig:
     """The update: objective, clip, optimiser, how a batch is cut, how its ranks share it."""
 
     objective: Objective = Objective.gspo
@@ -228,7 +228,7 @@ class Learning:
 
 
 @dataclass
-class Rollouts:
+class RolloutsConfig:
     """The pool of rollout replicas, one vLLM engine each."""
 
     replicas: int = 1  # to begin with
@@ -286,7 +286,7 @@ class Rollouts:
 
 
 @dataclass
-class Loop:
+class LoopConfig:
     """How long, how large, how old: a batch is `groups` prompts, and a step trains one batch."""
 
     groups: int = 64  # prompts a batch
@@ -321,7 +321,7 @@ class Loop:
 
 
 @dataclass
-class Sft:
+class SftConfig:
     """The cold start: rows with reasoning, assistant tokens only."""
 
     start: str = ""  # the model it starts from; empty: model.path
@@ -355,7 +355,7 @@ class Sft:
 
 
 @dataclass
-class Cluster:
+class ClusterConfig:
     """Which Ray: empty starts one on this machine, `auto` or an address joins one."""
 
     address: str = ""
@@ -380,7 +380,7 @@ class Cluster:
 
 
 @dataclass
-class Tracking:
+class TrackingConfig:
     """MLflow: where its server or database is; the experiment; how many rollouts a table shows."""
 
     uri: str = ""  # empty: SQLite in the run's folder

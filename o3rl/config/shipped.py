@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 import o3rl
-from o3rl.config import Run, load
+from o3rl.config import RunConfig, load
 
 
 def folder() -> Path:
@@ -33,18 +33,18 @@ def find(name: str) -> Path:
     raise FileNotFoundError(f"no file {name!r}, nor is it shipped; shipped are {known}")
 
 
-def load_named(name: str, overrides: list[str]) -> Run:
+def load_named(name: str, overrides: list[str]) -> RunConfig:
     """`o3rl.config.load` of a path or a shipped name; a shipped model becomes its path."""
     run = load(find(name), overrides)
     return of_model(run, run.model.path)
 
 
-def of_model(run: Run, path: str) -> Run:
+def of_model(run: RunConfig, path: str) -> RunConfig:
     """The run with the model at `path`, a folder, a hub name, or a shipped model's name."""
     return replace(run, model=replace(run.model, path=model_path(path)))
 
 
-def start_of_sft(run: Run) -> Run:
+def start_of_sft(run: RunConfig) -> RunConfig:
     """The run with the model that SFT starts from, and its own share of the machine."""
     run = of_model(run, run.sft.start or run.model.path)
     cpus = run.sft.cpus_per_rank or run.cluster.cpus_per_rank

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 
-from o3rl.data.contamination import Overlap, overlap
+from o3rl.data.contamination import Contamination, contamination
 from o3rl.data.json_records import read_records
 from o3rl.data.parquet import each_row
 from o3rl.data.statistics import Spread, Stats
@@ -61,7 +61,7 @@ class Check:
     mended: dict[str, Counted]
     media: MediaReport | None
     duplicates: dict[str, Counted]
-    benchmarks: dict[str, Overlap]
+    benchmarks: dict[str, Contamination]
     stats: dict[str, dict[str, Spread]]
 
 
@@ -173,7 +173,7 @@ class Checker:
             media=self._media,
             duplicates=duplicates,
             benchmarks={
-                name: overlap(ids, rows_by_media) for name, ids in (benchmarks or {}).items()
+                name: contamination(ids, rows_by_media) for name, ids in (benchmarks or {}).items()
             },
             stats=self._stats.spreads(),
         )  # fmt: skip

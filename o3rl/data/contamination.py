@@ -22,7 +22,7 @@ _ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")
 
 
 @dataclass(slots=True)
-class Overlap:
+class Contamination:
     """What is shared with one benchmark: its ids, how many videos and rows, some by name."""
 
     ids: int
@@ -61,11 +61,11 @@ def read_benchmark(path: Path) -> list[str]:
     return ids
 
 
-def overlap(benchmark: Iterable[str], rows_by_media: Mapping[str, int]) -> Overlap:
+def contamination(benchmark: Iterable[str], rows_by_media: Mapping[str, int]) -> Contamination:
     """The videos of `rows_by_media` that are among the benchmark's ids."""
     ids = list(benchmark)
     known = {name for each in ids for name in names_of(each)}
-    found = Overlap(ids=len(set(ids)))
+    found = Contamination(ids=len(set(ids)))
     for media, rows in rows_by_media.items():
         if known.isdisjoint(names_of(media)):
             continue

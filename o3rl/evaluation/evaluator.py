@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from o3rl.concurrency import together
+from o3rl.concurrency import gather_first_error
 from o3rl.evaluation.measures import Scored
 from o3rl.loop.roles import Answerer, Media, Scorers
 from o3rl.types import Failure, Group, Prompt, Reward, Row
@@ -71,7 +71,7 @@ class Evaluator:
             advance()
             return answered
 
-        answered = await together(one(i, row) for i, row in enumerate(rows))
+        answered = await gather_first_error(one(i, row) for i, row in enumerate(rows))
         reasons = Counter(each.reason for each in answered if each.reason)
         for reason, count in reasons.items():
             logger.warning("%d of %d rows have no answer: %s", count, len(rows), reason)

@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 
 from o3rl import config
 from o3rl.loop.advantages import scored
-from o3rl.loop.prompt_source import Admission
+from o3rl.loop.prompt_source import PromptSource
 from o3rl.loop.roles import Sampler, Scorers
-from o3rl.loop.staleness import Window
+from o3rl.loop.staleness import StalenessWindow
 from o3rl.loop.step_metrics import IdleTime, ScoringTime
 from o3rl.persistence.ledger import TRAINED, Ledger
 from o3rl.types import Failure, Group, Prompt, ScoredGroup, Version
@@ -35,13 +35,13 @@ class _Attempt:
     ended: str = ""
 
 
-class Stream:
+class Dispatcher:
     """Scored groups in batches. Use it from one event loop; `close` it."""
 
     def __init__(
         self,
-        settings: config.Loop,
-        admission: Admission,
+        settings: config.LoopConfig,
+        admission: PromptSource,
         ledger: Ledger,
         *,
         sampler: Sampler,
@@ -55,7 +55,7 @@ class Stream:
         self._ledger = ledger
         self._sampler = sampler
         self._scorers = scorers
-        self._window = Window(settings.groups, settings.max_staleness)
+        self._window = StalenessWindow(settings.groups, settings.max_staleness)
         self._serving = Version(0, 0)
         self._coming = Version(0, 0)
         self._idle = IdleTime()

@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from o3rl import config
-from o3rl.loop.dispatcher import Stream
-from o3rl.loop.prompt_source import Admission
+from o3rl.loop.dispatcher import Dispatcher
+from o3rl.loop.prompt_source import PromptSource
 from o3rl.loop.roles import Learner, Observer, Scorers
 from o3rl.loop.roles import Sampler as GroupSampler
 from o3rl.loop.step_metrics import batch_metrics, timed
@@ -38,8 +38,8 @@ class Loop:
 
     def __init__(
         self,
-        settings: config.Loop,
-        admission: Admission,
+        settings: config.LoopConfig,
+        admission: PromptSource,
         ledger: Ledger,
         *,
         sampler: Sampler,
@@ -56,7 +56,7 @@ class Loop:
         self._learner = learner
         self._observers: list[Observer] = []
         self._shuffle = shuffle
-        self._stream = Stream(settings, admission, ledger, sampler=sampler, scorers=scorers)
+        self._stream = Dispatcher(settings, admission, ledger, sampler=sampler, scorers=scorers)
         self._loads: list[asyncio.Task[Mapping[str, float]]] = []
         self._stopping = False
 

@@ -67,7 +67,7 @@ class _Coming:
     opened: _Open | None = None  # it was handed out before the run was resumed
 
 
-class Admission:
+class PromptSource:
     """Admits the prompts of a run. `planned` prompts are p = 1; `ahead` rows are read early.
 
     A run that goes on from a checkpoint first admits again what was open in it: the same rows under

@@ -8,7 +8,7 @@ trains what one that never stopped would have trained.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from o3rl.loop.prompt_source import Admission
+from o3rl.loop.prompt_source import PromptSource
 from o3rl.persistence.checkpoints import Checkpoints
 from o3rl.persistence.ledger import TRAINED, Ledger
 from o3rl.tracking.tracker import Tracker
@@ -33,7 +33,7 @@ class ColdStart:
 
     def __init__(
         self,
-        admission: Admission,
+        admission: PromptSource,
         ledger: Ledger,
         learner: Learner,
         checkpoints: Checkpoints,

@@ -15,7 +15,7 @@ synchronous training. No clocks, no tasks here: pure bookkeeping.
 from o3rl.types import ScoredGroup
 
 
-class Window:
+class StalenessWindow:
     """Groups by number. Versions are given by their `n`."""
 
     def __init__(self, groups: int, max_staleness: int):

@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from o3rl.config import Frames
+from o3rl.config import FramesConfig
 from o3rl.types import FramePlan, KeyFrame
 
 CEILING = 1.05  # largest area of a frame, in budgets
@@ -39,7 +39,7 @@ class VideoInfo:
             raise ValueError("frame times go backwards")
 
 
-def smart_size(width: int, height: int, frames: Frames) -> tuple[int, int]:
+def smart_size(width: int, height: int, frames: FramesConfig) -> tuple[int, int]:
     """Qwen's smart_resize: width and height as multiples of the factor, within the budget.
 
     ValueError if a side is below 1 or one is over 200 times the other.
@@ -62,7 +62,7 @@ def smart_size(width: int, height: int, frames: Frames) -> tuple[int, int]:
 
 
 def plan_video(
-    info: VideoInfo, frames: Frames, *, key_frames: Sequence[KeyFrame] = ()
+    info: VideoInfo, frames: FramesConfig, *, key_frames: Sequence[KeyFrame] = ()
 ) -> FramePlan:
     """Evenly sampled frames, the key frames merged among them by exact time.
 
@@ -95,12 +95,12 @@ def plan_video(
     )
 
 
-def plan_image(width: int, height: int, frames: Frames) -> FramePlan:
+def plan_image(width: int, height: int, frames: FramesConfig) -> FramePlan:
     """The plan of a single image: one frame at time 0, duration 0."""
     return FramePlan((0,), (0.0,), smart_size(width, height, frames), 0.0)
 
 
-def sample_indices(info: VideoInfo, frames: Frames) -> tuple[int, ...]:
+def sample_indices(info: VideoInfo, frames: FramesConfig) -> tuple[int, ...]:
     """Even count, first and last frame included; a clip of one frame gives that frame.
 
     n = floor_even(min(clamp(fps·duration, min, max), total));

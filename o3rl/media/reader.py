@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from o3rl.config import Frames
+from o3rl.config import FramesConfig
 from o3rl.media.decoder import Decoder, MediaError, check_file, inside
 from o3rl.media.frame_plan import VideoInfo, plan_image, plan_video
 from o3rl.types import FramePlan, KeyFrame, Row, Task
@@ -47,7 +47,7 @@ class MediaReader:
     these.
     """
 
-    def __init__(self, root: Path, frames: Frames, *, readers: int = 1):
+    def __init__(self, root: Path, frames: FramesConfig, *, readers: int = 1):
         if readers < 1:
             raise ValueError(f"readers is {readers}; it must be 1 or more")
         self._root = root

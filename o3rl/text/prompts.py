@@ -8,7 +8,7 @@ Face chat form; frames are referred to, never held.
 import re
 from typing import Any
 
-from o3rl.config import PromptStyle, Rollouts, Sampling
+from o3rl.config import PromptStyle, RolloutsConfig, SamplingConfig
 from o3rl.text.boxes import BoxConvention
 from o3rl.types import Box, FramePlan, Row, Task
 
@@ -79,7 +79,7 @@ def messages(row: Row, plan: FramePlan, *, style: PromptStyle) -> list[dict[str,
     return [{"role": "system", "content": [{"type": "text", "text": _SYSTEM}]}, user]
 
 
-def longest_prompt(sampling: Sampling, rollouts: Rollouts) -> int:
+def longest_prompt(sampling: SamplingConfig, rollouts: RolloutsConfig) -> int:
     """Tokens, image tokens included, that a prompt may have: the model is to write one at least."""
     return min(sampling.max_prompt_tokens, rollouts.max_model_tokens - 1)
 

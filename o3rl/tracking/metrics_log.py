@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class MetricsRecord:
     """The metrics of one call: `time` in seconds since 1970.
 
     >>> Line(3, 1760000000.5, {"reward/total": 1.25})
@@ -30,7 +30,7 @@ class Line:
     metrics: dict[str, float]
 
 
-class Journal:
+class MetricsLog:
     """Appends lines to one file and reads those after an offset; safe to use from several threads.
 
     Raises ValueError, by name, for a metric that is no number; NaN and infinities are numbers.
@@ -44,7 +44,7 @@ class Journal:
         self._file = path.open("ab", buffering=0)
         self._waiting = bytearray()  # what the disk has refused
 
-    def append(self, line: Line) -> None:
+    def append(self, line: MetricsRecord) -> None:
         """Write one line: it is in the operating system's hands when this returns.
 
         A disk that refuses gets it with the next one.
@@ -55,9 +55,9 @@ class Journal:
             self._waiting += text.encode() + b"\n"
             self._write()
 
-    def after(self, offset: int, *, limit: int) -> tuple[list[Line], int]:
+    def after(self, offset: int, *, limit: int) -> tuple[list[MetricsRecord], int]:
         """At most `limit` lines from byte `offset` on, and the offset behind the last of them."""
-        lines: list[Line] = []
+        lines: list[MetricsRecord] = []
         for line, behind in islice(self._lines(offset), limit):
             offset = behind
             if line is not None:
@@ -97,7 +97,7 @@ class Journal:
         except OSError as error:
             log.error("%s: %d bytes wait for the disk: %s", self.path, len(self._waiting), error)
 
-    def _lines(self, offset: int = 0) -> Iterator[tuple[Line | None, int]]:
+    def _lines(self, offset: int = 0) -> Iterator[tuple[MetricsRecord | None, int]]:
         """(line, offset behind it) from byte `offset` on; a broken line is None."""
         with self.path.open("rb") as file:
             file.seek(offset)
@@ -152,11 +152,11 @@ def _as_json(name: str, value: float) -> float | str:
     return number if math.isfinite(number) else str(number)
 
 
-def _parse(raw: bytes, path: Path) -> Line | None:
+def _parse(raw: bytes, path: Path) -> MetricsRecord | None:
     try:
         record = json.loads(raw)
         metrics: Mapping[str, float | str] = record["metrics"]
-        return Line(
+        return MetricsRecord(
             int(record["step"]),
             float(record["time"]),
             {name: float(value) for name, value in metrics.items()},

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from o3rl.tracking.metrics_log import Line
+from o3rl.tracking.metrics_log import MetricsRecord
 from o3rl.tracking.uploader import Refused
 
 # MLflow's limits, mlflow/utils/validation.py
@@ -83,7 +83,7 @@ class MlflowStore:
         steps = [metric.step for metric in metrics if not metric.key.startswith("system/")]
         return max(steps, default=-1)
 
-    def metrics(self, lines: Sequence[Line]) -> None:
+    def metrics(self, lines: Sequence[MetricsRecord]) -> None:
         """Send lines in batches of a size that MLflow takes."""
         from mlflow.entities import Metric
 
@@ -208,7 +208,7 @@ def cut(value: str) -> str:
 
 
 def _quieten() -> None:
-    """No calls home, few words, and quick answers: the courier does the asking again."""
+    """No calls home, few words, and quick answers: the uploader does the asking again."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")

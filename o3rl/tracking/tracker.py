@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from o3rl.files import write_text
-from o3rl.tracking.metrics_log import Journal, Line, append_lines, drop_torn_line
+from o3rl.tracking.metrics_log import MetricsLog, MetricsRecord, append_lines, drop_torn_line
 from o3rl.tracking.mlflow_store import MlflowStore
-from o3rl.tracking.uploader import Artifact, Courier, Params, Store, Table
+from o3rl.tracking.uploader import Artifact, Params, Store, Table, Uploader
 
 MARK = "tracking.json"
 METRICS = "metrics.jsonl"
@@ -74,11 +74,11 @@ class MlflowTracker:
         self.uri = absolute_uri(uri, folder)
         self._clock = clock
         self._close_seconds = close_seconds
-        self._journal = Journal(folder / METRICS)
+        self._log = MetricsLog(folder / METRICS)
         self._params = _read_json(folder / "params.json")
         if after is not None:
             _rewind_tables(folder / "tables", after)
-        self._courier = Courier(
+        self._uploader = Uploader(
             store
             or MlflowStore(
                 self.uri,
@@ -87,7 +87,7 @@ class MlflowTracker:
                 tags=tags or {},
                 system_metrics=system_metrics,
             ),
-            self._journal,
+            self._log,
             name=f"MLflow at {self.uri}",
             mark=folder / MARK,
             run_id=run_id,
@@ -97,34 +97,34 @@ class MlflowTracker:
     @property
     def run_id(self) -> str:
         """MLflow's id of the run; empty until MLflow has answered."""
-        return self._courier.run_id
+        return self._uploader.run_id
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Append the step to metrics.jsonl."""
-        self._journal.append(Line(step, self._clock(), dict(metrics)))
-        self._courier.nudge()
+        self._log.append(MetricsRecord(step, self._clock(), dict(metrics)))
+        self._uploader.notify()
 
     def params(self, params: Mapping[str, Any]) -> None:
         """Add to params.json."""
         self._params |= flat(params)
         write_text(self.folder / "params.json", json.dumps(self._params, indent=1))
-        self._courier.send(Params(dict(self._params)))
+        self._uploader.send(Params(dict(self._params)))
 
     def artifact(self, path: Path, folder: str) -> None:
         """Queue a file or a folder; with SQLite it is copied into `folder`/artifacts."""
-        self._courier.send(Artifact(path, folder))
+        self._uploader.send(Artifact(path, folder))
 
     def table(self, rows: Sequence[Mapping[str, Any]], name: str) -> None:
         """Append to tables/NAME.jsonl."""
         path = self.folder / "tables" / f"{name}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         append_lines(path, (json.dumps(row, default=str) for row in rows))
-        self._courier.send(Table(path, name))
+        self._uploader.send(Table(path, name))
 
     def close(self, status: str = "FINISHED") -> None:
-        """Deliver the rest, end the MLflow run, log what is missing; see `Courier.close`."""
-        self._courier.close(status, seconds=self._close_seconds)
-        self._journal.close()
+        """Deliver the rest, end the MLflow run, log what is missing; see `Uploader.close`."""
+        self._uploader.close(status, seconds=self._close_seconds)
+        self._log.close()
 
 
 def absolute_uri(uri: str, folder: Path) -> str:

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Protocol
 
 from o3rl.files import write_text
-from o3rl.tracking.metrics_log import Journal, Line
+from o3rl.tracking.metrics_log import MetricsLog, MetricsRecord
 
 log = logging.getLogger(__name__)
 
-LINES_PER_TRIP = 200
+LINES_PER_REQUEST = 200
 SLOWEST = 10e6  # bytes a second; files that take longer at a run's end are given up
 
 
@@ -46,7 +46,7 @@ class Store(Protocol):
         """The highest step that it has metrics of; -1 if it has none."""
         ...
 
-    def metrics(self, lines: Sequence[Line]) -> None:
+    def metrics(self, lines: Sequence[MetricsRecord]) -> None:
         """Take the metrics of these steps."""
         ...
 
@@ -94,8 +94,8 @@ Item = Params | Artifact | Table
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
-    """How far a store has got, kept in the run's folder: which run, and bytes of the journal.
+class UploadOffset:
+    """How far a store has got, kept in the run's folder: which run, and bytes of the metrics log.
 
     Up to `step` it has points already, of training that was rolled back.
     """
@@ -110,27 +110,27 @@ class Mark:
         write_text(path, json.dumps(asdict(self)))
 
     @staticmethod
-    def read(path: Path, *, store: str, run_id: str = "") -> "Mark":
+    def read(path: Path, *, store: str, run_id: str = "") -> "UploadOffset":
         """The mark at `path`; a fresh one, of `run_id`, if there is none or none for this store."""
         if not path.exists():
-            return Mark(store, run_id, 0)
+            return UploadOffset(store, run_id, 0)
         fields = json.loads(path.read_text())
         if fields["store"] != store:
-            return Mark(store, run_id, 0)
-        return Mark(**fields)
+            return UploadOffset(store, run_id, 0)
+        return UploadOffset(**fields)
 
 
-class Courier:
+class Uploader:
     """One thread between a run's folder and a store, named `name` for the mark and messages.
 
     `run_id` is the store's run to go on with where the mark names none. `after` is the step that
-    the run goes on from: what was logged later is cut off the journal.
+    the run goes on from: what was logged later is cut off the metrics log.
     """
 
     def __init__(
         self,
         store: Store,
-        journal: Journal,
+        metrics: MetricsLog,
         *,
         name: str,
         mark: Path,
@@ -140,10 +140,10 @@ class Courier:
         pause: tuple[float, float] = (1.0, 60.0),
     ):
         self._store = store
-        self._journal = journal
+        self._metrics = metrics
         self._name = name
         self._mark_path = mark
-        self._mark = Mark.read(mark, store=name, run_id=run_id)
+        self._mark = UploadOffset.read(mark, store=name, run_id=run_id)
         self._rewound = after is not None
         if after is not None:
             self._rewind(after)
@@ -166,8 +166,8 @@ class Courier:
         """The run's id in the store; empty until the store has answered."""
         return self._mark.run_id
 
-    def nudge(self) -> None:
-        """Say that the journal has grown."""
+    def notify(self) -> None:
+        """Say that the metrics log has grown."""
         self._wake.set()
 
     def send(self, item: Item) -> None:
@@ -198,11 +198,11 @@ class Courier:
             log.warning("%s did not get %s; the run's folder has it all", self._name, missing)
 
     def _rewind(self, step: int) -> None:
-        """Cut the journal behind `step`; the mark moves first, or a kill could lose lines."""
-        end, delivered = self._journal.end_of(step), self._mark.delivered
-        told = max(self._mark.step, self._journal.last_step(delivered))
+        """Cut the metrics log behind `step`; the mark moves first, or a kill could lose lines."""
+        end, delivered = self._metrics.end_of(step), self._mark.delivered
+        told = max(self._mark.step, self._metrics.last_step(delivered))
         self._move_mark(replace(self._mark, delivered=min(delivered, end), step=told))
-        self._journal.cut(end)
+        self._metrics.cut(end)
 
     def _work(self) -> None:
         pause = self._pause[0]
@@ -235,7 +235,7 @@ class Courier:
         if not self._is_open:
             run_id = self._store.open(self._mark.run_id)
             if run_id != self._mark.run_id:
-                self._move_mark(Mark(self._name, run_id, 0))
+                self._move_mark(UploadOffset(self._name, run_id, 0))
             if self._rewound:  # it may have got a step of which the mark was never told
                 told = max(self._mark.step, self._store.last_step())
                 self._move_mark(replace(self._mark, step=told))
@@ -247,7 +247,7 @@ class Courier:
             self._told = False
 
     def _deliver_lines(self) -> bool:
-        lines, offset = self._journal.after(self._mark.delivered, limit=LINES_PER_TRIP)
+        lines, offset = self._metrics.after(self._mark.delivered, limit=LINES_PER_REQUEST)
         if offset == self._mark.delivered:
             return False
         new = [line for line in lines if line.step > self._mark.step]
@@ -280,7 +280,7 @@ class Courier:
             self._queue.popleft()
         return True
 
-    def _move_mark(self, mark: Mark) -> None:
+    def _move_mark(self, mark: UploadOffset) -> None:
         mark.write(self._mark_path)
         self._mark = mark
 
@@ -296,7 +296,7 @@ class Courier:
                 "again every %.0f to %.0f s",
                 self._name,
                 _first_line(error),
-                self._journal.path,
+                self._metrics.path,
                 pause,
                 self._pause[1],
             )
@@ -305,7 +305,7 @@ class Courier:
     def _missing(self) -> str:
         lines, offset = 0, self._mark.delivered
         while True:
-            some, offset = self._journal.after(offset, limit=LINES_PER_TRIP)
+            some, offset = self._metrics.after(offset, limit=LINES_PER_REQUEST)
             if not some:
                 break
             lines += len(some)

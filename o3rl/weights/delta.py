@@ -22,7 +22,7 @@ _MOST_PLACES = 2**31
 
 
 @dataclass(frozen=True, slots=True)
-class Patch:
+class Delta:
     """Its payload; how many of a bucket's values changed, and how many it has."""
 
     payload: bytes
@@ -30,7 +30,7 @@ class Patch:
     values: int
 
 
-def difference(old: bytes | memoryview, new: bytes | memoryview) -> Patch:
+def difference(old: bytes | memoryview, new: bytes | memoryview) -> Delta:
     """From one payload to another of the same tensors, types and shapes.
 
     Raises ValueError naming a tensor in which the two differ in more than values.
@@ -53,7 +53,7 @@ def difference(old: bytes | memoryview, new: bytes | memoryview) -> Patch:
         at = places.astype("<i4").tobytes()
         parts.append(RawTensor(f"{name}{AT}", "int32", shape, at))
         parts.append(RawTensor(f"{name}{TO}", tensor.dtype, shape, bits[places].tobytes()))
-    return Patch(serialised(parts), changed, values)
+    return Delta(serialised(parts), changed, values)
 
 
 def patched(old: bytes | memoryview, patch: bytes | memoryview) -> bytearray:

@@ -1,6 +1,6 @@
 """Where published weights stand: the newest few versions, each whole, some also as a patch.
 
-State only, no transport: the weights in memory below and the Ray store both hold a `Shelf`.
+State only, no transport: the memory below and the Ray store both hold a `RetainedVersions`.
 """
 
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ Payload = TypeVar("Payload")
 
 
 @dataclass
-class Shelf(Generic[Payload]):
+class RetainedVersions(Generic[Payload]):
     """The newest `keep` versions: manifests, and payloads in whatever form a holder has them."""
 
     keep: int = 2
@@ -103,7 +103,7 @@ class MemoryWeights:
     """Sink and source in one process, every payload checked as it is put."""
 
     def __init__(self, *, keep: int = 2):
-        self._shelf: Shelf[bytes] = Shelf(keep)
+        self._shelf: RetainedVersions[bytes] = RetainedVersions(keep)
 
     def put(self, version: Version, bucket: Bucket, payload: bytes) -> None:
         """Take one bucket. Raises ValueError naming a tensor that differs from its entry."""

@@ -7,7 +7,7 @@ Times and σ in seconds.
 import math
 from collections.abc import Sequence
 
-from o3rl.config import Rewards
+from o3rl.config import RewardsConfig
 from o3rl.text.grammar import time_mentions
 from o3rl.types import Interval, KeyFrame
 from rewards.parts.claims import Judged
@@ -72,7 +72,7 @@ def _sum_of_passed(claims: Sequence[Judged]) -> float:
     return sum(claim.iou for claim in claims if claim.passed is not None)
 
 
-def sigma(progress: float, rewards: Rewards) -> float:
+def sigma(progress: float, rewards: RewardsConfig) -> float:
     """σ in seconds at progress p in [0, 1]: linear from `sigma_start`, `sigma_end` from its p on.
 
     With the defaults σ = 4·(1 − p) while p < 3/4, then 1. A fixed σ is `sigma_start = sigma_end`.

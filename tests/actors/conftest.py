@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 
-from o3rl.config import Model, PromptStyle, Rollouts, Sampling
+from o3rl.config import ModelConfig, PromptStyle, RolloutsConfig, SamplingConfig
 from o3rl.types import FramePlan, Group, Prompt, Row, Task, Truth, Version
 from o3rl.weights.buckets import RawTensor, unpack
 from o3rl.weights.manifest import publish
@@ -20,8 +20,8 @@ T = TypeVar("T")
 
 FRAMES, SIDE = 4, 112
 SEED = 7
-SAMPLING = Sampling(group_size=4, max_tokens=24)
-ROLLOUTS = Rollouts(
+SAMPLING = SamplingConfig(group_size=4, max_tokens=24)
+ROLLOUTS = RolloutsConfig(
     gpus=0,
     cpus=1,
     max_model_tokens=512,
@@ -32,8 +32,8 @@ ROLLOUTS = Rollouts(
 )
 
 
-def model(folder: Path) -> Model:
-    return Model(path=str(folder), dtype="float32", prompt_style=PromptStyle.brief)
+def model(folder: Path) -> ModelConfig:
+    return ModelConfig(path=str(folder), dtype="float32", prompt_style=PromptStyle.brief)
 
 
 def prompt(group: int, *, question: str = "Where is the red circle?") -> Prompt:

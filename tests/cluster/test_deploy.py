@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from cluster.commands.cli import _parser
-from o3rl.config import Run, load
+from o3rl.config import RunConfig, load
 from o3rl.config.shipped import find
 
 ROOT = Path(__file__).parents[2]
@@ -117,7 +117,7 @@ def test_versions_are_ours():
         assert images == {f"o3rl:{ours}"}
 
 
-def job_run() -> Run:
+def job_run() -> RunConfig:
     """What the job's command line trains with."""
     words = ray()[0]["spec"]["entrypoint"].split()
     assert words.pop(0) == "o3rl"

@@ -26,7 +26,7 @@ from transformers.utils.hub import cached_file
 from actors.engine.seeds import seed_of
 from actors.weights.node_cache import Stage
 from actors.weights.update_stream import Delivery, Loaded
-from o3rl.config import Model, Rollouts, Sampling
+from o3rl.config import ModelConfig, RolloutsConfig, SamplingConfig
 from o3rl.media.reader import digest
 from o3rl.text.prompts import messages
 from o3rl.types import Failure, Group, Prompt, Rollout, Version
@@ -42,7 +42,7 @@ class StandIn:
     long by its seed: an engine that has no room for two.
     """
 
-    def __init__(self, model: Model, *, sampling: Sampling, rollouts: Rollouts):
+    def __init__(self, model: ModelConfig, *, sampling: SamplingConfig, rollouts: RolloutsConfig):
         self.version: Version | None = None
         self._model, self._sampling, self._rollouts = model, sampling, rollouts
         # Not by transformers' Auto classes, whose imports take longer than all else of its start.

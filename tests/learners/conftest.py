@@ -16,7 +16,7 @@ from learners.model.packing import PackedPolicy, Segment, pack
 from learners.model.policy import load_policy, load_processor
 from learners.rank.inputs import Reader
 from learners.rank.settings import LearnerSettings, Optimisation
-from o3rl.config import Learning, Model, PromptStyle, Schedule
+from o3rl.config import LearningConfig, ModelConfig, PromptStyle, Schedule
 from o3rl.loop.advantages import group_advantages
 from o3rl.media.reader import digest
 from o3rl.types import (
@@ -44,8 +44,8 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def model(folder: Path) -> Model:
-    return Model(
+def model(folder: Path) -> ModelConfig:
+    return ModelConfig(
         path=str(folder),
         dtype="float32",
         prompt_style=PromptStyle.brief,
@@ -119,7 +119,7 @@ def picture(model, frames) -> ScoredGroup:
     return found
 
 
-def sampled(model: Model, prompts, frames, *, seed: int) -> list[ScoredGroup]:
+def sampled(model: ModelConfig, prompts, frames, *, seed: int) -> list[ScoredGroup]:
     policy, processor = load_policy(model), load_processor(model)
     reader = Reader.of(policy, processor, style=PromptStyle.brief, max_tokens=4096)
     packed = PackedPolicy(policy)
@@ -163,8 +163,8 @@ def sampled(model: Model, prompts, frames, *, seed: int) -> list[ScoredGroup]:
 def settings(model) -> Callable[..., LearnerSettings]:
     """Settings of a learner; keywords are fields of `Learning` or, with `model=`, the model."""
 
-    def build(*, model: Model = model, **fields: Any) -> LearnerSettings:
-        learning = Learning(
+    def build(*, model: ModelConfig = model, **fields: Any) -> LearnerSettings:
+        learning = LearningConfig(
             **{
                 "clip_low": 0.05,
                 "clip_high": 0.05,

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from o3rl.concurrency import aside
+from o3rl.concurrency import in_thread
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def test_one_that_is_cancelled_while_it_enters_is_left_in_order():
             raise
 
     async def work():
-        async with aside(entering()):
+        async with in_thread(entering()):
             told.append("never")
 
     async def cancel():
@@ -63,7 +63,7 @@ def test_the_loop_goes_on_while_it_blocks(error):
     async def work():
         ticking = asyncio.create_task(tick())
         try:
-            async with aside(slow(told)) as value:
+            async with in_thread(slow(told)) as value:
                 assert value == "value"
                 if error:
                     raise ValueError(error)

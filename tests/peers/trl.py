@@ -119,7 +119,7 @@ async def _ours(folder: Path, shape: "Shape", *, repeats: int) -> list["StepSeco
     from cluster.bench.fixtures import alone, build_prompts, policy_of, scored
     from cluster.bench.learner import StepSeconds
     from learners.rank.worker import RankWorker
-    from o3rl.config import Learning, Rollouts, Sampling, Schedule
+    from o3rl.config import LearningConfig, RolloutsConfig, SamplingConfig, Schedule
     from o3rl.types import Group, Version
     from o3rl.weights.versions import MemoryWeights
 
@@ -127,13 +127,13 @@ async def _ours(folder: Path, shape: "Shape", *, repeats: int) -> list["StepSeco
     frames = {prompt.media_key: shown for prompt, shown in prompts}
     model = policy_of(folder)
     tokens = shape.prompt + shape.completion
-    rollouts = Rollouts(
+    rollouts = RolloutsConfig(
         gpus=0, cpus=torch.get_num_threads(), max_model_tokens=tokens, max_batched_tokens=tokens
     )
-    sampling = Sampling(
+    sampling = SamplingConfig(
         group_size=shape.group, max_tokens=shape.completion, max_prompt_tokens=shape.prompt
     )
-    learning = Learning(rate=1e-6, schedule=Schedule.constant, mini_batches=1)
+    learning = LearningConfig(rate=1e-6, schedule=Schedule.constant, mini_batches=1)
     worker = RankWorker(alone(model, learning), frames.__getitem__)
     weights, steps = MemoryWeights(), []
     engine = Engine(model, sampling=sampling, rollouts=rollouts)

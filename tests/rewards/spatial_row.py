@@ -4,7 +4,7 @@ A frame of 100×100 px, so that a pixel is a hundredth. Key frames: 5.0 s with a
 and a cat [50,50,70,70]; 12.5 s with a dog [20,20,40,40].
 """
 
-from o3rl.config import Profile, Rewards
+from o3rl.config import Profile, RewardsConfig
 from o3rl.types import KeyFrame, Reward, Task, Truth
 from rewards.scorer import Scorer
 
@@ -26,7 +26,7 @@ def claim(name: str, time: float | str, *boxes: str) -> str:
 def scored(thought: str, *, truth: Truth = TRUTH, progress: float = 1.0, **settings) -> Reward:
     """The reward of a thought by `profile` and other settings of `Rewards`."""
     settings = {"profile": Profile.paper, **settings}
-    return Scorer(Rewards(**settings)).score(
+    return Scorer(RewardsConfig(**settings)).score(
         Task.TEMPORAL_SPATIAL,
         f"<think>{thought}</think><answer>a dog</answer>",
         truth=truth,

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from spatial_row import CAT, DOG, NOWHERE, SECOND_DOG, TRUTH, claim, scored
 
-from o3rl.config import Profile, Rewards
+from o3rl.config import Profile, RewardsConfig
 from o3rl.types import PARTS, Reward, Task, Truth
 from rewards.parts.answer import interval_iou
 from rewards.scorer import Scorer
@@ -24,7 +24,7 @@ TRUTHS = {
     Task.TEMPORAL_MCQ: Truth("A\n[0, 10]", letter="A", interval=(0.0, 10.0)),
     Task.VISUAL: Truth("<box>[20,10,100,50]</box>", box=(0.1, 0.1, 0.5, 0.5)),
 }
-SCORERS = [Scorer(Rewards(profile=profile)) for profile in Profile]
+SCORERS = [Scorer(RewardsConfig(profile=profile)) for profile in Profile]
 EVERY = [(scorer, task) for scorer in SCORERS for task in Task]
 
 PIECES = (

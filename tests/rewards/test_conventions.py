@@ -2,7 +2,7 @@
 
 import pytest
 
-from o3rl.config import Rewards
+from o3rl.config import RewardsConfig
 from o3rl.text.boxes import ABSOLUTE, RELATIVE_1000
 from o3rl.text.prompts import target
 from o3rl.types import FramePlan, KeyFrame, Row, Task, Truth
@@ -25,14 +25,14 @@ def test_the_target_of_a_row_earns_its_reward(convention, task):
         said = f"The <obj>red car</obj><box>{written}</box>at<t>2.5</t>s stands."
     row = Row("r", task, "", "Where?", "v", truth, (800, 400), said)
     text = target(row, PLAN, convention=convention)
-    reward = Scorer(Rewards()).score(
+    reward = Scorer(RewardsConfig()).score(
         task, text, truth=truth, progress=1.0, frame_size=PLAN.size, convention=convention
     )
     assert reward.parts["format"] == 1
     assert reward.parts["thk_spatial"] > 0.97  # but for rounding to whole pixels
     assert reward.parts["ans_viou" if task is Task.VISUAL else "ans_acc"] > 0.97
     other = RELATIVE_1000 if convention is ABSOLUTE else ABSOLUTE
-    misread = Scorer(Rewards()).score(
+    misread = Scorer(RewardsConfig()).score(
         task, text, truth=truth, progress=1.0, frame_size=PLAN.size, convention=other
     )
     assert misread.parts["thk_spatial"] < 0.5

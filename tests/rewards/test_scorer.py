@@ -3,7 +3,7 @@
 import pytest
 from spatial_row import CAT, DOG, NOWHERE, TRUTH, claim, scored
 
-from o3rl.config import Profile, Rewards
+from o3rl.config import Profile, RewardsConfig
 from o3rl.text.boxes import RELATIVE_1000
 from o3rl.types import PARTS, FramePlan, KeyFrame, Prompt, Reward, Row, Task, Truth
 from rewards.custom import RowScorer
@@ -16,7 +16,7 @@ every_profile = pytest.mark.parametrize("profile", ALL)
 
 
 def reward(task: Task, thought: str, answer: str, truth: Truth, profile=PAPER) -> Reward:
-    return Scorer(Rewards(profile=profile)).score(
+    return Scorer(RewardsConfig(profile=profile)).score(
         task,
         f"<think>{thought}</think><answer>{answer}</answer>",
         truth=truth,
@@ -134,7 +134,7 @@ def test_visual_thought_counts_its_best_box_and_strict_all_of_them():
 
 
 def test_spatial_needs_thought_and_answer():
-    scorer, box = Scorer(Rewards()), "<box>[40,20,200,100]</box>"
+    scorer, box = Scorer(RewardsConfig()), "<box>[40,20,200,100]</box>"
     for text, value in (
         (f"<think>{box}</think><answer></answer>", 1),
         (f"<think>{box}</think><answer>", 0),
@@ -146,7 +146,7 @@ def test_spatial_needs_thought_and_answer():
 
 def test_relative_boxes_are_read_in_thousandths():
     text = "<think></think><answer><box>[100,100,500,500]</box></answer>"
-    got = Scorer(Rewards()).score(
+    got = Scorer(RewardsConfig()).score(
         Task.VISUAL,
         text,
         truth=VISUAL,
@@ -172,7 +172,7 @@ def test_relative_boxes_are_read_in_thousandths():
     ],
 )
 def test_curriculum(progress, width, value, far):
-    assert sigma(progress, Rewards()) == pytest.approx(width)
+    assert sigma(progress, RewardsConfig()) == pytest.approx(width)
     recalled = (value + far) / 2
     balanced = 2 * value * recalled / (value + recalled)
     for profile, point in zip(ALL, (value, value, balanced), strict=True):
@@ -203,7 +203,7 @@ def test_a_fixed_sigma_is_the_same_all_along_the_run(profile):
     ],
 )
 def test_other_curricula(start, end, end_at, progress, width):
-    rewards = Rewards(sigma_start=start, sigma_end=end, sigma_end_at=end_at)
+    rewards = RewardsConfig(sigma_start=start, sigma_end=end, sigma_end_at=end_at)
     assert sigma(progress, rewards) == pytest.approx(width)
 
 
@@ -255,7 +255,7 @@ def test_the_progress_of_the_prompt_decides(profile):
     """Fixed at admission: whichever process scores it, whichever attempt it is. A claim 1 s off."""
     row = Row("r1", Task.TEMPORAL_SPATIAL, "STR_plm", "What?", "v.mp4", TRUTH)
     plan = FramePlan((0, 1), (0.0, 1.0), (100, 100), 20.0)
-    scorer = RowScorer(Rewards(profile=profile), "qwen2_5_vl")
+    scorer = RowScorer(RewardsConfig(profile=profile), "qwen2_5_vl")
     text = f"<think>{claim('dog', 6.0, DOG)}</think><answer>a dog</answer>"
     early, retried, late = (
         scorer.score(Prompt(0, row, plan, "key", progress, attempt=attempt), text)
@@ -459,7 +459,7 @@ SOUND = "<think><obj>a</obj><box>[1]</box>at<t>1</t>s</think><answer>x</answer>"
 )
 def test_format(profile, task, text, value):
     truth = Truth("A", letter="A", interval=(0.0, 1.0))
-    got = Scorer(Rewards(profile=profile)).score(
+    got = Scorer(RewardsConfig(profile=profile)).score(
         task, text, truth=truth, progress=1.0, frame_size=(100, 100)
     )
     assert got.parts["format"] == value
@@ -468,7 +468,7 @@ def test_format(profile, task, text, value):
 def test_a_name_of_two_words_is_no_name_as_published():
     text = "<think></think><answer><obj>red car</obj><box>[1,2,3,4]</box></answer>"
     for profile, value in zip(ALL, (0.5, 1, 1), strict=True):
-        got = Scorer(Rewards(profile=profile)).score(
+        got = Scorer(RewardsConfig(profile=profile)).score(
             Task.VISUAL, text, truth=VISUAL, progress=1.0, frame_size=(100, 100)
         )
         assert got.parts["format"] == value
@@ -492,4 +492,4 @@ def test_total_is_weighted():
 
 def test_an_unknown_task_is_an_error():
     with pytest.raises(ValueError, match="chess"):
-        Scorer(Rewards()).score("chess", "", truth=TRUTH, progress=1.0, frame_size=(1, 1))  # type: ignore[arg-type]
+        Scorer(RewardsConfig()).score("chess", "", truth=TRUTH, progress=1.0, frame_size=(1, 1))  # type: ignore[arg-type]

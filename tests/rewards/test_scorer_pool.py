@@ -13,7 +13,7 @@ from ray.exceptions import RaySystemError
 from spatial_row import DOG, TRUTH, claim
 
 from o3rl.code_digest import source_digest
-from o3rl.config import Profile, Rewards
+from o3rl.config import Profile, RewardsConfig
 from o3rl.types import Failure, FramePlan, Group, Prompt, Reward, Rollout, Row, Task, Version
 from rewards.custom import CustomRewardError
 from rewards.pool import ScorerPool
@@ -50,7 +50,7 @@ def group_of(*texts: str, number: int = 0) -> Group:
 
 
 def pool_of(**settings) -> ScorerPool:
-    rewards = replace(Rewards(seconds=20.0), **settings)
+    rewards = replace(RewardsConfig(seconds=20.0), **settings)
     return ScorerPool(rewards, model_type="qwen2_5_vl", source=source_digest())
 
 
@@ -129,7 +129,7 @@ def test_a_custom_exception_fails_the_group_and_enough_of_them_the_run():
 
 def roomy(cpus: float, *, workers: int = 1, seconds: float = 20.0) -> ScorerPool:
     return ScorerPool(
-        Rewards(workers=workers),
+        RewardsConfig(workers=workers),
         model_type="qwen2_5_vl",
         source=source_digest(),
         cpus=cpus,
@@ -163,7 +163,7 @@ def test_groups_that_no_worker_starts_for_fail_and_one_without_room_holds_none_u
 
 
 def test_a_worker_of_other_source_ends_the_run():
-    pool = ScorerPool(Rewards(), model_type="qwen2_5_vl", source="another")
+    pool = ScorerPool(RewardsConfig(), model_type="qwen2_5_vl", source="another")
     with pytest.raises(ValueError, match="the driver another: install one wheel"):
         run(pool, group_of(GOOD), group_of(GOOD, number=1))
 
@@ -230,13 +230,13 @@ def test_resizing():
 
 
 def test_other_source_is_refused():
-    pool = ScorerPool(Rewards(), model_type="qwen2_5_vl", source="0123")
+    pool = ScorerPool(RewardsConfig(), model_type="qwen2_5_vl", source="0123")
     with pytest.raises(ValueError, match="the driver 0123"):
         run(pool, group_of(GOOD))
 
 
 def test_what_no_worker_could_take_is_refused_at_once():
     with pytest.raises(ValueError, match="llava"):
-        ScorerPool(Rewards(), model_type="llava", source="")
+        ScorerPool(RewardsConfig(), model_type="llava", source="")
     with pytest.raises(ValueError, match=r"rewards.custom.mine"):
         pool_of(custom={"mine": "no_such_module:f"})

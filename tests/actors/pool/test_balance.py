@@ -11,7 +11,7 @@ from actors.pool import rollout_pool
 from actors.pool.replica_state import Slot, State
 from actors.pool.rollout_pool import RolloutPool
 from actors.weights.update_stream import EngineBroken
-from o3rl.config import Model, Rollouts, Sampling
+from o3rl.config import ModelConfig, RolloutsConfig, SamplingConfig
 from o3rl.types import Failure, Group, Version
 from tests.actors.conftest import prompt
 
@@ -55,9 +55,9 @@ class Call:
 
 def pool_of(*states: State) -> RolloutPool:
     pool = RolloutPool(
-        Model(path="none"),
-        sampling=Sampling(),
-        rollouts=Rollouts(start_seconds=20),
+        ModelConfig(path="none"),
+        sampling=SamplingConfig(),
+        rollouts=RolloutsConfig(start_seconds=20),
         fetch=lambda _: None,  # pyright: ignore
         source=None,
         seed=0,
@@ -173,7 +173,7 @@ def test_a_late_answer_is_counted_and_thrown_away(monkeypatch):
 
     async def late() -> tuple[Any, Any, dict[str, int]]:
         pool = pool_of(State.HEALTHY, State.HEALTHY)
-        pool._rollouts = Rollouts(start_seconds=20, seconds=0.1)
+        pool._rollouts = RolloutsConfig(start_seconds=20, seconds=0.1)
         frozen, other = pool._fleet.slots
         monkeypatch.setattr(frozen.actor, "ping", frozen.actor, raising=False)
         [first] = ask(pool, 1)

@@ -20,7 +20,7 @@ from actors.pool import replica_fleet
 from actors.pool.rollout_pool import RolloutPool, State
 from actors.weights.update_stream import HandOverFailed, Loaded
 from cluster.services.device_broadcast import HandOver, Replicas
-from o3rl.config import Placement, Rollouts, Transfer
+from o3rl.config import Placement, RolloutsConfig, Transfer
 from o3rl.types import Failure, Group, Version
 from o3rl.weights.device_protocol import TrainedOn
 from tests.actors.conftest import (
@@ -87,7 +87,7 @@ def cluster():
     nodes.shutdown()
 
 
-def made(policies, source, rollouts: Rollouts) -> RolloutPool:
+def made(policies, source, rollouts: RolloutsConfig) -> RolloutPool:
     return RolloutPool(
         model(policies.base),
         sampling=SAMPLING,

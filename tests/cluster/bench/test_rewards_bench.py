@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cluster.bench.rewards import StepShare, growth, rates, step_share
-from o3rl.config import Profile, Rewards, Run, as_yaml
+from o3rl.config import Profile, RewardsConfig, RunConfig, as_yaml
 from o3rl.types import PARTS, Task
 from rewards.scorer import Scorer
 from tests.rewards.hostile_texts import FRAME, HOSTILE, LONG, cases, hostile
@@ -24,7 +24,7 @@ EVIDENCE = {
 
 @pytest.mark.parametrize("task", Task)
 def test_right_wrong_and_long_completions_are_that(task):
-    scorer = Scorer(Rewards())
+    scorer = Scorer(RewardsConfig())
     right, wrong, long = cases(task, count=3)
     earned = [
         scorer.score(task, case.text, truth=case.row.truth, progress=1.0, frame_size=FRAME)
@@ -59,7 +59,7 @@ def test_parsing_and_scoring_are_linear():
 
 def logged(folder: Path, *steps: dict) -> Path:
     (folder / "rl").mkdir()
-    (folder / "rl" / "config.yaml").write_text(as_yaml(Run()))
+    (folder / "rl" / "config.yaml").write_text(as_yaml(RunConfig()))
     lines = [{"step": n, "time": 0.0, "metrics": each} for n, each in enumerate(steps, start=1)]
     (folder / "rl" / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
     return folder

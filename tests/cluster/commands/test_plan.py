@@ -17,7 +17,7 @@ from cluster.commands.plan_estimate import (
 )
 from cluster.commands.plan_placement import Node, Unit, misfits, place
 from learners.model.architecture import KNOWN, Architecture, config_of
-from o3rl.config import Frames, Rollouts, load
+from o3rl.config import FramesConfig, RolloutsConfig, load
 from o3rl.config.shipped import find
 from o3rl.data.parquet import write_rows
 from o3rl.types import Row, Task, Truth
@@ -67,14 +67,14 @@ def test_a_folder_says_its_own_sizes_and_what_is_nowhere_is_told(tmp_path):
     ],
 )
 def test_kv_blocks(parallel, gpus, block):
-    rollouts = Rollouts(tensor_parallel=parallel, gpus=gpus)
+    rollouts = RolloutsConfig(tensor_parallel=parallel, gpus=gpus)
     assert kv_block_bytes(rollouts, SEVEN_B, dtype="bfloat16") == block
 
 
 def test_room_for_kv_blocks():
-    on_gpu = kv_room(Rollouts(memory_share=0.85), SEVEN_B, BIG, dtype="bfloat16")
+    on_gpu = kv_room(RolloutsConfig(memory_share=0.85), SEVEN_B, BIG, dtype="bfloat16")
     assert on_gpu == 68 * GIB - 2 * PSI - 2 * GIB
-    on_cpu = kv_room(Rollouts(gpus=0, kv_cache_gib=3), SEVEN_B, BIG, dtype="bfloat16")
+    on_cpu = kv_room(RolloutsConfig(gpus=0, kv_cache_gib=3), SEVEN_B, BIG, dtype="bfloat16")
     assert on_cpu == 3 * GIB
 
 
@@ -82,7 +82,7 @@ def test_room_for_kv_blocks():
     ("pixels", "tokens"), [(784, 1), (12_544, 16), (20 * 784, 21), (128 * 784, 134)]
 )
 def test_tokens_of_the_largest_frame(pixels, tokens):
-    assert frame_tokens(Frames(pixels=pixels)) == tokens  # within 5 % of the floor's area
+    assert frame_tokens(FramesConfig(pixels=pixels)) == tokens  # within 5 % of the floor's area
 
 
 def test_bytes_of_weights_and_checkpoints():

@@ -12,7 +12,7 @@ from ray.exceptions import AuthenticationError, RpcError
 from cluster.jobs.jobs import Attempt, Jobs, connect
 from cluster.services.reachability import knock, one_line, pointed_at
 from cluster.services.session import join_ray
-from o3rl.config import Run
+from o3rl.config import RunConfig
 
 
 class Word(Enum):
@@ -56,7 +56,7 @@ class FakeClient:
         return True
 
 
-DEMO = Run(name="demo", folder="/runs/demo")
+DEMO = RunConfig(name="demo", folder="/runs/demo")
 
 
 def test_attempts_are_those_of_ours_by_run_and_number():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cluster.jobs.package import pack, travelling
-from o3rl.config import Run, load
+from o3rl.config import RunConfig, load
 
 TRY = """
 from importlib.metadata import entry_points, version
@@ -31,7 +31,7 @@ def packed(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("packed")
     module = tmp_path_factory.mktemp("own") / "mine.py"
     module.write_text("def reward(text, row, rewards):\n    return 0.0\n")
-    run = Run(name="demo", folder="runs/demo")
+    run = RunConfig(name="demo", folder="runs/demo")
     run = replace(
         run,
         model=replace(run.model, path="tiny"),
@@ -67,7 +67,7 @@ def test_neither_tests_nor_data_travel(packed):
 
 
 def test_a_module_that_is_not_there_is_named(tmp_path):
-    run = Run()
+    run = RunConfig()
     run = replace(run, rewards=replace(run.rewards, custom={"own": "nowhere_at_all:reward"}))
     with pytest.raises(ValueError, match="module 'nowhere_at_all', which is not found"):
         pack(run, tmp_path)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cluster.run.sft import sft
-from o3rl.config import Run
+from o3rl.config import RunConfig
 from o3rl.config.shipped import load_named, model_path, start_of_sft
 from o3rl.persistence.checkpoints import CHECKPOINTS, LEDGER, start_from
 from o3rl.persistence.ledger import Ledger
@@ -46,7 +46,7 @@ def ray_here(data) -> Iterator[None]:
         yield
 
 
-def config_of(folder: Path, *overrides: str) -> Run:
+def config_of(folder: Path, *overrides: str) -> RunConfig:
     run = load_named("tiny_demo", [f"folder={folder}", "sft.batch=4", "sft.warmup=0", *overrides])
     return start_of_sft(run)
 

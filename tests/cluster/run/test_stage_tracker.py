@@ -1,7 +1,7 @@
 import json
 
 from cluster.run.stage_tracker import tracked
-from o3rl.config import Run, Tracking
+from o3rl.config import RunConfig, TrackingConfig
 from o3rl.data.parquet import fingerprint, write_rows
 from o3rl.types import Row, Task, Truth
 
@@ -9,7 +9,7 @@ from o3rl.types import Row, Task, Truth
 def test_the_digest_of_each_data_set_is_a_parameter(tmp_path):
     rows = tmp_path / "rows"
     write_rows([Row("r", Task.FREE_FORM, "", "What?", "a.mp4", Truth("a"))], rows)
-    run = Run(folder=str(tmp_path / "run"), tracking=Tracking(experiment="digests"))
+    run = RunConfig(folder=str(tmp_path / "run"), tracking=TrackingConfig(experiment="digests"))
     with tracked(run, tmp_path / "run" / "sft", stage="sft", data={"sft.rows": str(rows)}):
         params = json.loads((tmp_path / "run" / "sft" / "params.json").read_text())
     assert params["sft.rows_digest"] == fingerprint(rows)

@@ -11,7 +11,7 @@ from cluster.run import supervisor
 from cluster.run.controller import Look
 from cluster.run.run_control import Control, Phase, RunLost
 from cluster.run.supervisor import Losses, _Eye, supervise
-from o3rl.config import Cluster, Run
+from o3rl.config import ClusterConfig, RunConfig
 from o3rl.persistence.checkpoints import Checkpoint
 
 
@@ -77,7 +77,7 @@ def test_a_run_that_was_to_stop_is_not_started_again(tmp_path, monkeypatch, stop
     monkeypatch.setattr("cluster.run.controller.start_controller", start)
     monkeypatch.setattr(supervisor, "_trained", lost)
     session = SimpleNamespace(renew=lambda: None)
-    config = Run(folder=str(tmp_path), cluster=Cluster(controller_restarts=2))
+    config = RunConfig(folder=str(tmp_path), cluster=ClusterConfig(controller_restarts=2))
     said = "it was to stop, and there is no checkpoint" if stopping else "that was 3 times"
     with pytest.raises(RuntimeError, match=f"the learner was lost; {said}"):
         asyncio.run(supervise(config, session))  # pyright: ignore

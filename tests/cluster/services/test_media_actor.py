@@ -12,7 +12,7 @@ import pytest
 
 from cluster.services.media import Media, start_media
 from cluster.services.session import ray_session
-from o3rl.config import Cluster, Frames
+from o3rl.config import ClusterConfig, FramesConfig
 from o3rl.media.decoder import MediaError, MediaLost
 from o3rl.types import Row, Task, Truth
 from tests.o3rl.conftest import write_video
@@ -20,7 +20,7 @@ from tests.o3rl.conftest import write_video
 pytestmark = pytest.mark.e2e
 
 # One plan is 8 frames of 504 × 364 × 3 = 4.4 MB; two fit into the cache.
-FRAMES = Frames(pixels=504 * 364, decode_seconds=60, cache_mib=10, readers=2)
+FRAMES = FramesConfig(pixels=504 * 364, decode_seconds=60, cache_mib=10, readers=2)
 
 
 def row(media: str) -> Row:
@@ -34,7 +34,7 @@ def media(tmp_path_factory):
     for number in range(6):
         shutil.copy(root / "good.mp4", root / f"copy{number}.mp4")
     (root / "bad.mp4").write_bytes(b"no video")
-    with ray_session(Cluster(cpus=2, gpus_per_rank=0)):
+    with ray_session(ClusterConfig(cpus=2, gpus_per_rank=0)):
         started = start_media(root, FRAMES, folder=tmp_path_factory.mktemp("run"))
         yield started
         started.close()

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from cluster.services.autoscaler import Membership
-from o3rl.config import Rollouts
+from o3rl.config import RolloutsConfig
 from o3rl.types import Version
 
 WAITS = {"seconds/step": 1.0, "seconds/rollout": 0.5, "queue/idle_seconds": 0.0}
@@ -35,7 +35,7 @@ class Pool:
 
 
 def membership(pool: Pool, **settings) -> Membership:
-    return Membership(pool, Rollouts(**{"max_replicas": 4, "scale_after": 2} | settings))
+    return Membership(pool, RolloutsConfig(**{"max_replicas": 4, "scale_after": 2} | settings))
 
 
 async def steps(members: Membership, count: int) -> dict[str, float]:

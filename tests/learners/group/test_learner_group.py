@@ -21,13 +21,13 @@ from safetensors.torch import load, load_file
 from learners.group.answers import LearnerLost, all_answers
 from learners.group.learner_group import LearnerGroup
 from learners.rank.worker import RankWorker
-from o3rl.config import Cluster
+from o3rl.config import ClusterConfig
 from o3rl.types import Version
 from o3rl.weights.buckets import verify
 from o3rl.weights.device_protocol import TrainedOn
 
 pytestmark = pytest.mark.e2e
-CLUSTER = Cluster(cpus_per_rank=1, gpus_per_rank=0, start_seconds=240)
+CLUSTER = ClusterConfig(cpus_per_rank=1, gpus_per_rank=0, start_seconds=240)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -144,7 +144,7 @@ def test_two_ranks_do_what_one_does(zero, settings, groups, prompts, fetch, tmp_
 
 
 def test_no_room_says_what_there_is(settings, fetch):
-    small = Cluster(cpus_per_rank=64, gpus_per_rank=0, start_seconds=1)
+    small = ClusterConfig(cpus_per_rank=64, gpus_per_rank=0, start_seconds=1)
 
     async def scenario() -> None:
         with pytest.raises(TimeoutError, match=r"no room for 2 learner ranks .* free: CPU 2"):

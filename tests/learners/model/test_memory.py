@@ -22,7 +22,7 @@ from learners.model.memory import (
     step_peak,
 )
 from learners.model.packing import PackedPolicy, pack
-from o3rl.config import Learning, Model, load
+from o3rl.config import LearningConfig, ModelConfig, load
 
 # As the publisher's config.json has it: flat, not nested.
 SEVEN_B = {
@@ -131,7 +131,7 @@ def test_the_peak_of_a_step(checkpointing):
     ]
     held = np.cumsum([e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())])
     sizes = Architecture.of(policy.config.to_dict())
-    model = Model(dtype="float32", gradient_checkpointing=checkpointing)
+    model = ModelConfig(dtype="float32", gradient_checkpointing=checkpointing)
     largest = Pass(segment.tokens, 8 * 64, len(segment.prompt.pixels_ND))
     formula = step_peak(sizes, pass_memory(sizes, model, largest, logits_mib=512))
     assert formula == pytest.approx(int(held.max()), rel=0.1)
@@ -139,9 +139,9 @@ def test_the_peak_of_a_step(checkpointing):
 
 def test_a_rank_holds_its_share():
     sizes = Architecture.of(SEVEN_B)
-    model, largest = Model(), Pass(1, 1, 4)
-    two = rank_memory(sizes, model, Learning(ranks=4), largest=largest)
-    three = rank_memory(sizes, model, Learning(ranks=4, zero=3, kl=0.1), largest=largest)
+    model, largest = ModelConfig(), Pass(1, 1, 4)
+    two = rank_memory(sizes, model, LearningConfig(ranks=4), largest=largest)
+    three = rank_memory(sizes, model, LearningConfig(ranks=4, zero=3, kl=0.1), largest=largest)
     count = 8_292_166_656
     assert (two.weights, two.gathered, two.reference) == (2 * count, 0, 0)
     assert (three.weights, three.gathered) == (count // 2, 2 * 10**9)
@@ -152,17 +152,19 @@ def test_a_rank_holds_its_share():
         assert found.buckets == 6 * head
         assert (found.host, found.sums) == (0, 0)
     offloaded = rank_memory(
-        sizes, model, Learning(ranks=4, optimizer_offload=True), largest=largest
+        sizes, model, LearningConfig(ranks=4, optimizer_offload=True), largest=largest
     )
     assert offloaded.host == 4 * count
     assert offloaded.sums == count + 2 * head
     assert offloaded.device == two.device - 4 * count + offloaded.sums
-    exact = rank_memory(sizes, Model(dtype="float32"), Learning(ranks=4), largest=largest)
+    exact = rank_memory(
+        sizes, ModelConfig(dtype="float32"), LearningConfig(ranks=4), largest=largest
+    )
     assert exact.gradients == 2 * count
 
 
 def test_adapters_train_little():
-    found = rank_memory(Architecture.of(SEVEN_B), Model(lora_rank=32), Learning(kl=0.1))
+    found = rank_memory(Architecture.of(SEVEN_B), ModelConfig(lora_rank=32), LearningConfig(kl=0.1))
     assert found.masters == 4 * 32 * 2_523_136
     assert found.reference == 0  # adapters switched off are the reference
 

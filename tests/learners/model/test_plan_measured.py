@@ -13,7 +13,7 @@ from cluster.commands.plan_estimate import checkpoint_bytes, published_bytes
 from learners.model.architecture import Architecture
 from learners.model.memory import rank_memory
 from learners.rank.worker import RankWorker
-from o3rl.config import Run
+from o3rl.config import RunConfig
 from o3rl.types import Version
 from o3rl.weights.versions import MemoryWeights
 
@@ -82,7 +82,7 @@ def test_what_a_rank_holds_and_writes(zero, kind, settings, model, groups, fetch
     weights = [getattr(each, "ds_tensor", each) for each in worker._policy.parameters()]
 
     sizes = Architecture.of(json.loads((Path(model.path) / "config.json").read_text()))
-    run = Run(model=chosen.model, learning=chosen.learning)
+    run = RunConfig(model=chosen.model, learning=chosen.learning)
     planned = rank_memory(sizes, chosen.model, chosen.learning)
     assert size(weights) == pytest.approx(planned.weights, rel=WITHIN)
     assert size(masters) == pytest.approx(planned.masters, rel=WITHIN)

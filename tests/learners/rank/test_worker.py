@@ -19,7 +19,7 @@ from transformers import (
 from learners.model.policy import load_policy, load_processor
 from learners.rank.inputs import Reader
 from learners.rank.worker import RankWorker
-from o3rl.config import Model, Objective, OldLogprobs, Publish
+from o3rl.config import ModelConfig, Objective, OldLogprobs, Publish
 from o3rl.types import Version
 from o3rl.weights.buckets import unpack
 from o3rl.weights.versions import MemoryWeights
@@ -100,7 +100,7 @@ def test_a_step_is_a_plain_adamw_step(zero, offload, settings, model, groups, fe
 
 
 @pytest.fixture(scope="module")
-def qwen3(model, tmp_path_factory) -> Model:
+def qwen3(model, tmp_path_factory) -> ModelConfig:
     """The tiny policy's tokenizer and processor with a random Qwen3-VL of the same tokens."""
     folder = tmp_path_factory.mktemp("qwen3")
     load_processor(model).save_pretrained(folder)

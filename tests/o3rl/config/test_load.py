@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from o3rl.config import Objective, OldLogprobs, Profile, Run, as_yaml, examine, load
+from o3rl.config import Objective, OldLogprobs, Profile, RunConfig, as_yaml, examine, load
 
 CONFIGS = sorted((Path(__file__).parents[3] / "configs").glob("*.yaml"))
 
@@ -21,7 +21,7 @@ def test_every_shipped_file_loads_and_opens_with_what_it_is_for(path):
 
 
 def test_the_defaults_hold_together():
-    assert load() == Run()
+    assert load() == RunConfig()
 
 
 def test_later_layers_win(tmp_path):
@@ -40,7 +40,7 @@ def test_a_custom_part_may_have_a_weight():
 
 def test_an_empty_file_is_the_defaults(tmp_path):
     (tmp_path / "a.yaml").write_text("")
-    assert load(tmp_path / "a.yaml") == Run()
+    assert load(tmp_path / "a.yaml") == RunConfig()
 
 
 def test_paths_follow_the_folder_and_the_environment(monkeypatch):
@@ -68,20 +68,20 @@ def test_as_yaml_is_read_back(tmp_path, path):
 
 
 def test_as_yaml_holds_every_field():
-    whole = OmegaConf.to_container(OmegaConf.create(as_yaml(Run())))
+    whole = OmegaConf.to_container(OmegaConf.create(as_yaml(RunConfig())))
     assert isinstance(whole, dict)
-    for field in fields(Run):
-        value = getattr(Run(), field.name)
+    for field in fields(RunConfig):
+        value = getattr(RunConfig(), field.name)
         if is_dataclass(value):
             assert set(whole[field.name]) == {each.name for each in fields(value)}
 
 
 TYPOS = {
-    "lop.steps=3": ("lop.steps=3", "not in 'Run'", "'loop'"),
-    "loop.stpes=3": ("loop.stpes", "not in 'Loop'", "'steps'"),
-    "Loop.steps=3": ("Loop", "not in 'Run'", "'loop'"),
+    "lop.steps=3": ("lop.steps=3", "not in 'RunConfig'", "'loop'"),
+    "loop.stpes=3": ("loop.stpes", "not in 'LoopConfig'", "'steps'"),
+    "Loop.steps=3": ("Loop", "not in 'RunConfig'", "'loop'"),
     "loop": ("'loop'", "key=value"),
-    "=3": ("''", "not in 'Run'"),
+    "=3": ("''", "not in 'RunConfig'"),
 }
 TYPES = {
     "loop.steps=abc": ("loop.steps", "'abc'", "Integer"),
@@ -305,7 +305,7 @@ def test_the_published_recipes():
 
 
 EVERYTHING = {
-    "loop.stpes=3": "override 'loop.stpes=3': loop.stpes: Key 'stpes' not in 'Loop'",
+    "loop.stpes=3": "override 'loop.stpes=3': loop.stpes: Key 'stpes' not in 'LoopConfig'",
     "learning.rate=fast": "override 'learning.rate=fast': learning.rate: Value 'fast'",
     "frames.fps=-1": "frames.fps is -1.0; it must be more than 0",
     "rewards.weights.foo=2": "rewards.weights.foo is 2.0; it must be the weight of one of",

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from o3rl.data.contamination import names_of, overlap, read_benchmark
+from o3rl.data.contamination import contamination, names_of, read_benchmark
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_names(path, names):
 
 def test_overlap():
     rows = {"a/one.mp4": 3, "b/two.mp4": 1, "v_QOlSCBRmfWY_3_9.mp4": 2}
-    found = overlap(["one", "one", "QOlSCBRmfWY", "four"], rows)
+    found = contamination(["one", "one", "QOlSCBRmfWY", "four"], rows)
     assert (found.ids, found.videos, found.rows) == (3, 2, 5)
     assert found.examples == ["a/one.mp4", "v_QOlSCBRmfWY_3_9.mp4"]
 

@@ -6,11 +6,11 @@ from collections import Counter
 
 import pytest
 
-from o3rl.config import Frames
+from o3rl.config import FramesConfig
 from o3rl.data.parquet import read_rows
 from o3rl.data.row_order import RowOrder
 from o3rl.data.stgr import import_file
-from o3rl.loop.prompt_source import Admission
+from o3rl.loop.prompt_source import PromptSource
 from o3rl.media.decoder import MediaError
 from o3rl.media.probe import Medium, probe_all
 from o3rl.media.reader import MediaReader
@@ -111,7 +111,7 @@ def test_an_epoch_with_forty_damaged_videos_ends_with_each_in_the_ledger(forty):
     root, kinds = forty
     names = ["a.mp4", *kinds, "b.mp4"]
     rows = [Row(name, Task.FREE_FORM, "", "What?", name, Truth("a")) for name in names]
-    reader = MediaReader(root, Frames(pixels=28 * 28, decode_seconds=20))
+    reader = MediaReader(root, FramesConfig(pixels=28 * 28, decode_seconds=20))
 
     class Media:
         async def prepare(self, row: Row, *, training: bool):
@@ -124,7 +124,7 @@ def test_an_epoch_with_forty_damaged_videos_ends_with_each_in_the_ledger(forty):
 
     async def epoch():
         order = RowOrder([row.task for row in rows], 0)
-        source = Admission(rows, order, Media(), ledger, planned=3)
+        source = PromptSource(rows, order, Media(), ledger, planned=3)
         while len(ledger.rows_of(0)) < len(rows):
             await source.next()
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from o3rl import config
 from o3rl.data.row_order import RowOrder
 from o3rl.loop.loop import Loop
-from o3rl.loop.prompt_source import Admission
-from o3rl.loop.staleness import Window
+from o3rl.loop.prompt_source import PromptSource
+from o3rl.loop.staleness import StalenessWindow
 from o3rl.observers import Checkpointing
 from o3rl.persistence.checkpoints import Checkpoints, last_of
 from o3rl.persistence.ledger import SET_ASIDE, TRAINED, Ledger
@@ -115,12 +115,12 @@ class World:
         made = [row(i) for i in range(rows)]
         self.steps, self.ledger = steps, Ledger()
         order = RowOrder([each.task for each in made], 0)
-        self.admission = Admission(made, order, Media(), self.ledger, planned=steps * groups)
+        self.admission = PromptSource(made, order, Media(), self.ledger, planned=steps * groups)
         shape = {"count": 2, "ticks": ticks, "stragglers": 0.0, "faults": 0.0} | faults
         self.sampler = Replicas(random, **shape)
         self.learner = Learner(random, ticks=ticks)
         self.loop = Loop(
-            config.Loop(groups=groups, max_staleness=staleness, straggler_seconds=1e-4),
+            config.LoopConfig(groups=groups, max_staleness=staleness, straggler_seconds=1e-4),
             self.admission,
             self.ledger,
             sampler=self.sampler,
@@ -375,7 +375,7 @@ def ready(group: int) -> ScoredGroup:
 
 
 def test_window_takes_the_oldest_and_hands_them_out_in_order():
-    window = Window(2, 1)
+    window = StalenessWindow(2, 1)
     assert window.occupy(100) == 4
     assert window.occupy(100) == 0
     for group, n in ((0, 1), (1, 1), (2, 0), (3, 0)):
@@ -392,7 +392,7 @@ def test_window_takes_the_oldest_and_hands_them_out_in_order():
 def test_window_waits_for_what_would_grow_too_old():
     """Two a batch, two versions: groups 0 to 3 were started at 0. At 2 all of them are due, but a
     batch has room for two: the step at 1 must not be taken with two younger ones."""
-    window = Window(2, 2)
+    window = StalenessWindow(2, 2)
     window.occupy(100)
     for group in range(4):
         window.start(group, 0)

@@ -15,7 +15,7 @@ from o3rl import config
 from o3rl.data.row_order import RowOrder
 from o3rl.loop.advantages import scored
 from o3rl.loop.loop import Loop
-from o3rl.loop.prompt_source import Admission
+from o3rl.loop.prompt_source import PromptSource
 from o3rl.persistence.ledger import ADMITTED, SET_ASIDE, SKIPPED, TRAINED, Ledger
 from o3rl.types import Failure, Group, Prompt, Reward, Version
 from tests.o3rl.made import PLAN, group_of, prompt, reward, row
@@ -116,10 +116,10 @@ class World:
         made = [row(i) for i in range(rows)]
         self.ledger = Ledger()
         order = RowOrder([each.task for each in made], 0)
-        admission = Admission(made, order, Media(broken), self.ledger, planned=2 * rows)
+        admission = PromptSource(made, order, Media(broken), self.ledger, planned=2 * rows)
         self.sampler, self.learner, self.observer = Sampler(fault, seed), Learner(), Observer()
         self.loop = Loop(
-            config.Loop(groups=groups, max_attempts=attempts, max_staleness=staleness),
+            config.LoopConfig(groups=groups, max_attempts=attempts, max_staleness=staleness),
             admission,
             self.ledger,
             sampler=self.sampler,

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from o3rl.data.row_order import RowOrder
-from o3rl.loop.prompt_source import Admission, cannot_teach, longer_than
+from o3rl.loop.prompt_source import PromptSource, cannot_teach, longer_than
 from o3rl.persistence.ledger import SKIPPED, Ledger
 from o3rl.types import Failure, Row, Task
 from tests.o3rl.made import PLAN, row
@@ -32,10 +32,10 @@ def admission(count: int, *, broken: set[str] = frozenset(), planned: int = 10):
     rows = [row(i) for i in range(count)]
     ledger = Ledger()
     order = RowOrder([each.task for each in rows], 0)
-    return Admission(rows, order, Media(broken), ledger, planned=planned), ledger
+    return PromptSource(rows, order, Media(broken), ledger, planned=planned), ledger
 
 
-def admit(admission: Admission, count: int):
+def admit(admission: PromptSource, count: int):
     async def one_by_one():
         return [await admission.next() for _ in range(count)]
 
@@ -97,7 +97,7 @@ def test_unfit_rows_are_skipped_with_their_reason():
     order = RowOrder([each.task for each in rows], 0)
     assert PLAN.tokens(28) == 32
     ledger = Ledger()
-    source = Admission(rows, order, Media(), ledger, planned=3, unfit=cannot_teach)
+    source = PromptSource(rows, order, Media(), ledger, planned=3, unfit=cannot_teach)
     assert {prompt.row.id for prompt in admit(source, 3)} == {"row-0"}
     skipped = [entry for entry in ledger.entries() if entry.outcome == SKIPPED]
     assert {(entry.row, entry.reason) for entry in skipped} == {
@@ -111,7 +111,7 @@ def test_unfit_rows_are_skipped_with_their_reason():
 def test_frames_that_are_too_many_tokens_are_skipped(tokens, fits):
     order = RowOrder([Task.MCQ], 0)
     unfit = longer_than(tokens, side=28)
-    source = Admission([row()], order, Media(), Ledger(), planned=1, unfit=unfit)
+    source = PromptSource([row()], order, Media(), Ledger(), planned=1, unfit=unfit)
     if fits:
         assert [prompt.row.id for prompt in admit(source, 1)] == ["row-0"]
         return
@@ -149,7 +149,7 @@ def test_what_was_open_is_admitted_again_first():
     source.settle(first)
     state = json.loads(json.dumps(source.state()))
     following = admit(source, 1)
-    other = Admission(
+    other = PromptSource(
         [row(i) for i in range(6)],
         RowOrder([Task.MCQ] * 6, 0),
         Media(),
@@ -166,7 +166,7 @@ def test_what_was_open_and_cannot_be_read_any_more_is_entered():
     source, ledger = admission(4)
     opened = admit(source, 1)[0]
     media = Media({opened.row.id})
-    other = Admission(
+    other = PromptSource(
         [row(i) for i in range(4)], RowOrder([Task.MCQ] * 4, 0), media, ledger, planned=10
     )
     other.restore(source.state())
@@ -181,7 +181,7 @@ def test_media_are_read_ahead_and_nothing_else_changes():
     rows = [row(i) for i in range(8)]
     media, ledger = Media({"row-3"}), Ledger()
     order = RowOrder([Task.MCQ] * 8, 0)
-    source = Admission(rows, order, media, ledger, planned=6, ahead=3)
+    source = PromptSource(rows, order, media, ledger, planned=6, ahead=3)
 
     async def some():
         first = [await source.next() for _ in range(2)]
@@ -207,6 +207,6 @@ def test_media_are_read_ahead_and_nothing_else_changes():
 def test_nothing_to_train_on_is_refused():
     order = RowOrder([Task.MCQ], 0)
     with pytest.raises(ValueError, match="no rows"):
-        Admission([], order, Media(), Ledger(), planned=1)
+        PromptSource([], order, Media(), Ledger(), planned=1)
     with pytest.raises(ValueError, match="0 prompts are planned"):
-        Admission([row()], order, Media(), Ledger(), planned=0)
+        PromptSource([row()], order, Media(), Ledger(), planned=0)

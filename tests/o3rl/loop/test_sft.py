@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from o3rl.data.row_order import order_of
-from o3rl.loop.prompt_source import Admission
+from o3rl.loop.prompt_source import PromptSource
 from o3rl.loop.sft import ColdStart
 from o3rl.persistence.checkpoints import CHECKPOINTS, Checkpoint, Checkpoints
 from o3rl.persistence.ledger import SET_ASIDE, SKIPPED, TRAINED, Ledger
@@ -61,7 +61,7 @@ class World:
         self.learner, self.tracker = Learner(), ListTracker()
         self.ledger = Ledger.read(checkpoint.ledger) if checkpoint else Ledger()
         order = order_of(ROWS, 3, task_weights={})
-        admission = Admission(ROWS, order, Media(), self.ledger, planned=8 * BATCH, ahead=BATCH)
+        admission = PromptSource(ROWS, order, Media(), self.ledger, planned=8 * BATCH, ahead=BATCH)
         kept = Checkpoints(folder, self.learner, every=2, keep=9, tracker=self.tracker)
         self.loop = ColdStart(
             admission,

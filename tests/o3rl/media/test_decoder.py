@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from o3rl.config import Frames
+from o3rl.config import FramesConfig
 from o3rl.media.decoder import Decoder, MediaError, inside
 from o3rl.media.frame_plan import plan_image, plan_video
 from o3rl.types import FramePlan, KeyFrame
 
-FRAMES = Frames(pixels=16 * 28 * 28)
+FRAMES = FramesConfig(pixels=16 * 28 * 28)
 
 
 @pytest.fixture(scope="module")

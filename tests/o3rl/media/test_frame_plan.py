@@ -3,11 +3,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-from o3rl.config import Frames
+from o3rl.config import FramesConfig
 from o3rl.media.frame_plan import VideoInfo, nearest_index, plan_image, plan_video, smart_size
 from o3rl.types import KeyFrame
 
-FRAMES = Frames()
+FRAMES = FramesConfig()
 
 
 def clip(seconds: float, fps: float = 30.0, width: int = 1280, height: int = 720) -> VideoInfo:
@@ -38,7 +38,7 @@ def test_smart_size(width, height, size):
 @given(
     width=st.integers(1, 5000),
     height=st.integers(1, 5000),
-    frames=st.sampled_from([FRAMES, Frames(pixels=16 * 28 * 28), Frames(factor=32)]),
+    frames=st.sampled_from([FRAMES, FramesConfig(pixels=16 * 28 * 28), FramesConfig(factor=32)]),
 )
 def test_smart_size_equals_qwens_own(width, height, frames):
     if max(width, height) / min(width, height) > 200:
@@ -150,7 +150,7 @@ def test_key_frames_at_a_variable_rate():
     """Half the mean period is 1.7 s, and the first frames are 0.1 s apart."""
     starts = (0.0, 0.1, 0.2, 0.3, 0.4, 20.0)
     info = VideoInfo(6, starts, 64, 48, 20.1)
-    few = Frames(min_frames=2, max_frames=2)
+    few = FramesConfig(min_frames=2, max_frames=2)
     plan = plan_video(info, few, key_frames=(key(0.2, "k.jpg"), key(0.31), key(5.0), key(19.0)))
     assert plan.indices_F == (0, -1, 3, 4, 5)
     assert plan.times_F == (0.0, 0.2, 0.3, 0.4, 20.0)  # 5.0 is nearest to 0.4, 19.0 to 20.0

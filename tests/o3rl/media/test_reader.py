@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from o3rl.config import Frames
+from o3rl.config import FramesConfig
 from o3rl.media.decoder import MediaError
 from o3rl.media.reader import MediaReader, digest
 from o3rl.types import KeyFrame, Row, Task, Truth
 
-FRAMES = Frames(pixels=16 * 28 * 28, decode_seconds=30)
+FRAMES = FramesConfig(pixels=16 * 28 * 28, decode_seconds=30)
 BOXES = (("dog", ((0.1, 0.1, 0.2, 0.2),)),)
 
 
@@ -41,7 +41,7 @@ def test_the_key_depends_on_content_and_plan_alone(reader, videos, tmp_path):
     assert reader.plan(row("variable.mp4"), training=True).key != key
     shutil.copy(videos / "good.mp4", tmp_path / "good.mp4")
     other = MediaReader(tmp_path, FRAMES)
-    larger = MediaReader(tmp_path, Frames(pixels=20 * 28 * 28))
+    larger = MediaReader(tmp_path, FramesConfig(pixels=20 * 28 * 28))
     try:
         assert other.plan(row("good.mp4"), training=True).key == key
         assert larger.plan(row("good.mp4"), training=True).key != key

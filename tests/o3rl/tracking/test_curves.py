@@ -6,13 +6,13 @@ import pytest
 from PIL import Image
 
 from o3rl.tracking.curves import PANELS, draw, finite, matching, running_mean
-from o3rl.tracking.metrics_log import Journal, Line
+from o3rl.tracking.metrics_log import MetricsLog, MetricsRecord
 
 
 def journal(path, lines):
-    out = Journal(path)
+    out = MetricsLog(path)
     for step, metrics in lines:
-        out.append(Line(step, float(step), metrics))
+        out.append(MetricsRecord(step, float(step), metrics))
     out.close()
     return path
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from o3rl.tracking.metrics_log import Journal, Line, read_series
+from o3rl.tracking.metrics_log import MetricsLog, MetricsRecord, read_series
 from o3rl.tracking.mlflow_store import artifact_location, cut, name_for_mlflow
 from o3rl.tracking.tracker import MlflowTracker, absolute_uri, flat
-from o3rl.tracking.uploader import Courier, Refused, Table
+from o3rl.tracking.uploader import Refused, Table, Uploader
 
 
 class FakeStore:
@@ -26,7 +26,7 @@ class FakeStore:
     def __init__(self, *, away: bool = False, refuses: str = ""):
         self.away = away
         self.refuses = refuses
-        self.lines: list[Line] = []
+        self.lines: list[MetricsRecord] = []
         self.items: list[str] = []
         self.opened: list[str] = []
         self.status = ""
@@ -49,7 +49,7 @@ class FakeStore:
         self.answer()
         return max((line.step for line in self.lines), default=-1)
 
-    def metrics(self, lines: Sequence[Line]) -> None:
+    def metrics(self, lines: Sequence[MetricsRecord]) -> None:
         self.answer("metrics")
         self.lines.extend(lines)
 
@@ -82,10 +82,10 @@ def wait_for(condition, seconds: float = 10.0) -> None:
 
 
 def test_journal_keeps_numbers_of_all_kinds_and_the_last_line_of_a_step(tmp_path):
-    journal = Journal(tmp_path / "metrics.jsonl")
-    journal.append(Line(1, 0.0, {"a": 1.0, "b/c@1": math.nan}))
-    journal.append(Line(2, 1.0, {"a": math.inf}))
-    journal.append(Line(1, 2.0, {"a": 5.0}))
+    journal = MetricsLog(tmp_path / "metrics.jsonl")
+    journal.append(MetricsRecord(1, 0.0, {"a": 1.0, "b/c@1": math.nan}))
+    journal.append(MetricsRecord(2, 1.0, {"a": math.inf}))
+    journal.append(MetricsRecord(1, 2.0, {"a": 5.0}))
     series = read_series(journal.path)
     assert series["a"] == [(1, 5.0), (2, math.inf)]
     assert math.isnan(series["b/c@1"][0][1])
@@ -95,15 +95,15 @@ def test_journal_keeps_numbers_of_all_kinds_and_the_last_line_of_a_step(tmp_path
 
 def test_journal_refuses_what_is_no_number_by_name(tmp_path):
     with pytest.raises(ValueError, match="reward/total is 'high'"):
-        Journal(tmp_path / "m.jsonl").append(Line(1, 0.0, {"reward/total": "high"}))  # pyright: ignore
+        MetricsLog(tmp_path / "m.jsonl").append(MetricsRecord(1, 0.0, {"reward/total": "high"}))  # pyright: ignore
 
 
 def test_journal_drops_a_line_cut_short_and_skips_a_broken_one(tmp_path, caplog):
     path = tmp_path / "metrics.jsonl"
-    Journal(path).append(Line(1, 0.0, {"a": 1.0}))
+    MetricsLog(path).append(MetricsRecord(1, 0.0, {"a": 1.0}))
     path.write_bytes(path.read_bytes() + b'{"no": 1}\n{"step": 2, "ti')
-    journal = Journal(path)
-    journal.append(Line(3, 0.0, {"a": 3.0}))
+    journal = MetricsLog(path)
+    journal.append(MetricsRecord(3, 0.0, {"a": 3.0}))
     assert read_series(path)["a"] == [(1, 1.0), (3, 3.0)]
     assert "unfinished line" in caplog.text
     assert "broken line" in caplog.text
@@ -134,14 +134,14 @@ def test_a_line_that_the_disk_cuts_short_spoils_none_that_follow(tmp_path):
 WAITING = """
 import resource, signal, sys
 from pathlib import Path
-from o3rl.tracking.metrics_log import Journal, Line
+from o3rl.tracking.metrics_log import MetricsLog, MetricsRecord
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-journal = Journal(Path(sys.argv[1]))
+journal = MetricsLog(Path(sys.argv[1]))
 for step in range(1, 5):
     if step in (2, 4):  # full within the second line; room again for the fourth
         limit = 80 if step == 2 else resource.RLIM_INFINITY
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-    journal.append(Line(step, 0.0, {"a": float(step)}))
+    journal.append(MetricsRecord(step, 0.0, {"a": float(step)}))
 """
 
 
@@ -186,12 +186,12 @@ def test_a_store_that_is_slow_does_not_slow_the_run(tmp_path):
 
 def test_a_store_that_is_away_is_told_once_and_gets_all_when_it_is_back(tmp_path, caplog):
     store = FakeStore(away=True)
-    journal = Journal(tmp_path / "metrics.jsonl")
-    courier = Courier(
+    journal = MetricsLog(tmp_path / "metrics.jsonl")
+    courier = Uploader(
         store, journal, name="the server", mark=tmp_path / "mark.json", pause=(0.01, 0.02)
     )
-    journal.append(Line(1, 0.0, {"a": 1.0}))
-    courier.nudge()
+    journal.append(MetricsRecord(1, 0.0, {"a": 1.0}))
+    courier.notify()
     wait_for(lambda: "is away" in caplog.text)
     time.sleep(0.1)
     assert caplog.text.count("is away") == 1
@@ -252,7 +252,7 @@ def test_a_run_that_goes_on_from_a_checkpoint_has_each_step_once(tmp_path):
         first.log({"a": step}, step=step)
         first.table([{"step": step}, {"text": "of no step"}], "rollouts")
     first.close()
-    Journal(tmp_path / "metrics.jsonl").append(Line(4, 0.0, {"a": 4}))
+    MetricsLog(tmp_path / "metrics.jsonl").append(MetricsRecord(4, 0.0, {"a": 4}))
     for value in (10.0, 20.0):
         store = FakeStore()
         again = MlflowTracker(tmp_path, store=store, after=2)
@@ -327,10 +327,10 @@ def test_a_failing_item_goes_to_the_end_of_the_queue(tmp_path):
             super().table(path, name)
 
     store = Picky()
-    journal = Journal(tmp_path / "metrics.jsonl")
+    journal = MetricsLog(tmp_path / "metrics.jsonl")
     path = tmp_path / "t.jsonl"
     path.write_text("{}\n")
-    courier = Courier(store, journal, name="s", mark=tmp_path / "m.json", pause=(0.01, 0.01))
+    courier = Uploader(store, journal, name="s", mark=tmp_path / "m.json", pause=(0.01, 0.01))
     courier.send(Table(path, "heavy"))
     courier.send(Table(path, "light"))
     wait_for(lambda: len(store.items) == 2)
@@ -341,10 +341,10 @@ def test_a_failing_item_goes_to_the_end_of_the_queue(tmp_path):
 def test_a_full_queue_drops_and_counts(tmp_path, caplog):
     store = FakeStore()
     store.gate.clear()
-    journal = Journal(tmp_path / "metrics.jsonl")
+    journal = MetricsLog(tmp_path / "metrics.jsonl")
     path = tmp_path / "t.jsonl"
     path.write_text("{}\n")
-    courier = Courier(store, journal, name="s", mark=tmp_path / "m.json", capacity=2)
+    courier = Uploader(store, journal, name="s", mark=tmp_path / "m.json", capacity=2)
     for _ in range(5):
         courier.send(Table(path, "t"))
     store.gate.set()

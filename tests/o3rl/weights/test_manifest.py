@@ -7,7 +7,7 @@ import pytest
 from o3rl.types import Version
 from o3rl.weights.buckets import Bucket, RawTensor, TensorEntry, digest_of, pack, unpack, verify
 from o3rl.weights.manifest import Manifest, layer_of, publish, split_layers
-from o3rl.weights.versions import MemoryWeights, Shelf
+from o3rl.weights.versions import MemoryWeights, RetainedVersions
 
 V1, V2, V3 = Version(0, 1), Version(0, 2), Version(1, 3)
 
@@ -148,7 +148,7 @@ def test_a_shelf_keeps_the_newest_two():
 
 
 def test_a_version_never_names_two_sets_of_weights():
-    shelf: Shelf[bytes] = Shelf()
+    shelf: RetainedVersions[bytes] = RetainedVersions()
     one, payload = pack(0, [tensor("a.w")])
     two, _ = pack(0, [tensor("a.w", fill=2)])
     shelf.put(V2, one, payload)
