@@ -1,14 +1,15 @@
-"""Boxes: how a model family writes them, and how well two of them agree.
+"""Boxes: how a model family writes them, and how well two of them, or two intervals, agree.
 
 Inside the project a box is xyxy, normalised to [0, 1]. This is the only place that turns it into
 what a model writes and back; the size is always that of the resized frame that the model saw.
 """
 
+import json
 import math
 from collections.abc import Sequence
 from typing import Protocol
 
-from o3rl.types import Box
+from o3rl.types import Box, Interval
 
 
 class BoxConvention(Protocol):
@@ -82,6 +83,31 @@ def box_iou(first: Sequence[float], second: Sequence[float]) -> float:
     if not (math.isfinite(union) and union > 0):
         return 0.0
     return min(1.0, shared / union)
+
+
+def interval_iou(first: Interval, second: Interval) -> float:
+    """max(0, min(e) − max(s)) / (max(e) − min(s)); 0 if reversed, endless or of no length."""
+    hull = max(first[1], second[1]) - min(first[0], second[0])
+    if first[1] < first[0] or second[1] < second[0] or not (math.isfinite(hull) and hull > 0):
+        return 0.0
+    return max(0.0, min(first[1], second[1]) - max(first[0], second[0])) / hull
+
+
+def numbers_of(text: str) -> Sequence[float] | None:
+    """The four numbers of `[x1,y1,x2,y2]`: None if this is no JSON, empty if not four numbers.
+
+    Numeric strings pass, as the published code casts them.
+    """
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):  # RecursionError: thousands of brackets
+        return None
+    if not isinstance(values, list) or len(values) != 4:
+        return ()
+    try:
+        return tuple(float(value) for value in values)
+    except (TypeError, ValueError, OverflowError):
+        return ()
 
 
 def _is_box(box: Sequence[float]) -> bool:

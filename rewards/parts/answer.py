@@ -4,11 +4,7 @@
 text; every value lies in [0, 1].
 """
 
-import json
-import math
-from collections.abc import Sequence
-
-from o3rl.text.boxes import BoxConvention, box_iou
+from o3rl.text.boxes import BoxConvention, box_iou, interval_iou, numbers_of
 from o3rl.text.grammar import interval_of, raw_boxes
 from o3rl.types import Box, Interval
 
@@ -32,33 +28,8 @@ def interval(answer: str, truth: Interval) -> float:
     return 0.0 if written is None else interval_iou((float(written[0]), float(written[1])), truth)
 
 
-def interval_iou(first: Interval, second: Interval) -> float:
-    """max(0, min(e) − max(s)) / (max(e) − min(s)); 0 if reversed, endless or of no length."""
-    hull = max(first[1], second[1]) - min(first[0], second[0])
-    if first[1] < first[0] or second[1] < second[0] or not (math.isfinite(hull) and hull > 0):
-        return 0.0
-    return max(0.0, min(first[1], second[1]) - max(first[0], second[0])) / hull
-
-
 def box(answer: str, truth: Box, *, size: tuple[int, int], convention: BoxConvention) -> float:
     """IoU of the first box with the true one; 0 without four numbers in it."""
     first = next(raw_boxes(answer), None)
     numbers = None if first is None else numbers_of(first.numbers)
     return 0.0 if not numbers else box_iou(convention.read(numbers, size), truth)
-
-
-def numbers_of(text: str) -> Sequence[float] | None:
-    """The four numbers of `[x1,y1,x2,y2]`: None if this is no JSON, empty if not four numbers.
-
-    Numeric strings pass, as the published code casts them.
-    """
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):  # RecursionError: thousands of brackets
-        return None
-    if not isinstance(values, list) or len(values) != 4:
-        return ()
-    try:
-        return tuple(float(value) for value in values)
-    except (TypeError, ValueError, OverflowError):
-        return ()

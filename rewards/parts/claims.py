@@ -8,10 +8,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from o3rl.text.boxes import BoxConvention, box_iou
+from o3rl.text.boxes import BoxConvention, box_iou, numbers_of
 from o3rl.text.grammar import RawClaim, raw_boxes, raw_claims
 from o3rl.types import Box, KeyFrame
-from rewards.parts.answer import numbers_of
 
 Gate = Callable[[float, Sequence[KeyFrame], float], KeyFrame | None]
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from spatial_row import CAT, DOG, NOWHERE, SECOND_DOG, TRUTH, claim, scored
 
 from o3rl.config import Profile, RewardsConfig
+from o3rl.text.boxes import interval_iou
 from o3rl.types import PARTS, Reward, Task, Truth
-from rewards.parts.answer import interval_iou
 from rewards.scorer import Scorer
 from tests.rewards.hostile_texts import HOSTILE, cases, hostile
 
