@@ -3,7 +3,9 @@
 import ast
 import subprocess
 import sys
+from collections import Counter
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,36 @@ MAY_IMPORT = {
     "learners": {"o3rl", "rewards"},
     "cluster": {"o3rl", "rewards", "actors", "learners"},
 }
+# Rooms of each folder, and the files beside them, from the inside out: each may import what stands
+# before it. `docs/draw_rooms.py` draws them.
+ROOMS = {
+    "o3rl": (
+        ("types", "files", "concurrency", "code_digest", "torch_backend", "stacks", "ray_calls"),
+        ("config",),
+        ("text",),
+        ("weights",),
+        ("media",),
+        ("data",),
+        ("tracking",),
+        ("persistence",),
+        ("loop",),
+        ("evaluation",),
+        ("observers",),
+        ("benchmarks", "annotation"),
+        ("synth",),
+    ),
+    "rewards": (("parts",), ("profiles",), ("scorer",), ("custom", "score_file"), ("pool",)),
+    "actors": (("weights",), ("engine",), ("pool",)),
+    "learners": (("model",), ("weights",), ("rank",), ("group",)),
+    "cluster": (
+        ("arguments", "progress"),
+        ("services",),
+        ("run",),
+        ("jobs",),
+        ("bench",),
+        ("commands",),
+    ),
+}
 MAY_NAME = {  # libraries that only these folders import
     "ray": {"o3rl", "rewards", "actors", "learners", "cluster"},
     "vllm": {"actors"},
@@ -24,6 +56,7 @@ MAY_NAME = {  # libraries that only these folders import
     "mlflow": {"o3rl", "cluster"},
 }
 LINES = 400
+FILES = 12  # of a room
 ATTICS = {"utils", "util", "helpers", "misc", "common", "base"}
 
 
@@ -39,6 +72,18 @@ def tree(path: Path) -> ast.Module:
 
 
 @cache
+def ours(path: Path) -> frozenset[str]:
+    """Modules of the project that a file imports, inside functions too, by their dotted names."""
+    names: set[str] = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return frozenset(names & MODULES.keys())
+
+
+@cache
 def imported(path: Path) -> frozenset[str]:
     """Top-level names of all imports of a file, those inside functions too."""
     names: set[str] = set()
@@ -51,6 +96,40 @@ def imported(path: Path) -> frozenset[str]:
 
 
 LIBRARY = sources(*MAY_IMPORT)
+MODULES = {".".join(path.with_suffix("").parts).removesuffix(".__init__"): path for path in LIBRARY}
+
+
+def place(path: Path) -> int:
+    """Of a file's room among those of its folder; a folder's own `__init__` is before all."""
+    if path.parts[1] == "__init__.py":
+        return -1
+    room = path.parts[1].removesuffix(".py")
+    places = [i for i, rooms in enumerate(ROOMS[path.parts[0]]) if room in rooms]
+    assert len(places) == 1, f"{path} is in no room, or in two, of ROOMS"
+    return places[0]
+
+
+def test_rooms_import_what_stands_before_them():
+    upward = [
+        f"{path} imports {name}"
+        for path in LIBRARY
+        for name in ours(path)
+        if MODULES[name].parts[0] == path.parts[0] and place(MODULES[name]) > place(path)
+    ]
+    assert upward == []
+
+
+def test_no_import_goes_in_a_circle():
+    graph = {name: ours(path) - {name} for name, path in MODULES.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" ← ".join(error.args[1]))
+
+
+def test_a_room_is_small_enough_to_look_around_in():
+    rooms = Counter(path.parent for path in LIBRARY if path.name != "__init__.py")
+    assert {room: count for room, count in rooms.items() if count > FILES} == {}
 
 
 def test_imports_point_inward():

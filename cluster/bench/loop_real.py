@@ -17,7 +17,6 @@ from statistics import fmean
 from time import perf_counter
 
 from cluster.bench.loop_on_fakes import WARM_STEPS, Overlap, Steps
-from cluster.commands.data import write_synthetic
 from cluster.services.session import ray_session
 from cluster.services.wiring import Learning, Sampling, services
 from learners.rank.settings import Optimisation
@@ -56,9 +55,8 @@ def real(*, groups: int, at_once: int, steps: int) -> Overlap:
 
 def _prepared(folder: Path, *, groups: int, at_once: int) -> config.RunConfig:
     """Rows of a few videos, and the demo's configuration at a rate that changes next to nothing."""
-    write_synthetic(
-        folder / "data", Size(16, 12, 1, 1), seed=SEED, teacher=Teacher(), write=write_dataset
-    )
+    for _ in write_dataset(folder / "data", Size(16, 12, 1, 1), seed=SEED, teacher=Teacher()):
+        pass
     import_file(folder / "data" / "STGR-RL.json", folder / "rows", media=folder / "data" / "media")
     run = load_named(
         "tiny_demo",
