@@ -21,6 +21,7 @@ from cluster.arguments import takes_config as _config
 from cluster.arguments import takes_overrides as _overrides
 from cluster.arguments import takes_resume as _resume
 from cluster.bench.arguments import add_bench
+from cluster.commands.benchmark_arguments import add_benchmark
 from cluster.commands.plan_arguments import add_plan
 from cluster.jobs.arguments import add_runs
 
@@ -93,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     _evaluate(commands)
     _answer(commands)
     _score(commands)
+    add_benchmark(commands)
     add_bench(commands)
     _tiny(commands)
     _looking_around(commands)

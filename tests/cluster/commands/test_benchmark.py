@@ -1,0 +1,77 @@
+"""`o3rl benchmark score`: stored replies in, the published names of figures out."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cluster.commands.cli import main
+
+DATA = Path(__file__).parents[2] / "data"
+
+
+def replies(tmp_path, name, key):
+    path = tmp_path / f"{name}.json"
+    path.write_text(json.dumps(json.loads((DATA / f"{name}.json").read_text())[key]))
+    return str(path)
+
+
+def scored(capsys, *arguments):
+    assert main(["benchmark", "score", *arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_vstar_by_the_published_scorer(tmp_path, capsys):
+    file = replies(tmp_path, "vstar_scores", "rows")
+    found = scored(capsys, "vstar", file, "--official", "--out", str(tmp_path / "out.json"))
+    wanted = json.loads((DATA / "vstar_scores.json").read_text())["aggregates"]["official"]
+    assert found["overall"]["mAM"] == pytest.approx(wanted["overall"]["mAM"], abs=1e-9)
+    assert found["domain"].keys() == wanted["domain"].keys()
+    assert (found["scoring"], found["judge"]) == ("official", "stored scores")
+    assert found["counts"]["expected"] == 2094
+    assert found["per_row"][1]["temporal_IoU"] == pytest.approx(0.6865671641791045)
+    assert json.loads((tmp_path / "out.json").read_text()) == found
+
+
+def test_ours_is_the_default_and_infinity_is_a_word(tmp_path, capsys):
+    edges = json.loads((DATA / "vstar_scores.json").read_text())["edges"]
+    (tmp_path / "edge.json").write_text(json.dumps(edges[0]["rows"]))
+    found = scored(capsys, "V-STaR", str(tmp_path / "edge.json"))
+    assert (found["scoring"], found["overall"]["mLGM"]) == ("ours", "inf")
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "key", "options", "figure"),
+    [
+        ("tvgbench", "tvg_scores", "rows", ["--official"], ("mIoU", 22.515841509487124)),
+        ("tvgbench", "tvg_scores", "rows", [], ("mIoU", 35.68731610192756)),
+        ("video_mme", "choice_parsers", "choice", ["--official"], ("accuracy_per_cent", 190 / 3)),
+        ("videommmu", "choice_parsers", "choice", ["--open-o3"], ("accuracy", 7 / 48)),
+        ("voting", "voting", "cases", ["--official"], ("rows", 33)),
+    ],
+)
+def test_each_benchmark_prints_its_figures(tmp_path, capsys, name, file, key, options, figure):
+    found = scored(capsys, name, replies(tmp_path, file, key), *options)
+    assert found[figure[0]] == pytest.approx(figure[1], abs=1e-9)
+    assert main(["benchmark", "score", name, replies(tmp_path, file, key), *options]) == 0
+    assert figure[0] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["mmbench", "x.json"], "'mmbench' is no benchmark; there are vstar"),
+        (["vstar", "nowhere.json"], "nowhere.json"),
+        (["tvg", "{choice}"], "reply 0"),
+        (["tvg", "{tvg}", "--judge", "http://x/v1"], "--judge is for V-STaR"),
+        (["vstar", "{choice}", "--judge", "x"], "judge url is 'x'"),
+        (["vstar", "{choice}", "--boxes", "gpt"], "reply 0: vid"),
+    ],
+)
+def test_wrong_input_is_one_line(tmp_path, capsys, arguments, words):
+    files = {"choice": replies(tmp_path, "choice_parsers", "choice"),
+             "tvg": replies(tmp_path, "tvg_scores", "rows")}  # fmt: skip
+    assert main(["benchmark", "score", *(each.format(**files) for each in arguments)]) == 1
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.count("\n") == 1
