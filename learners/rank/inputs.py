@@ -160,13 +160,13 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+def prefetched(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """`work` of each item, in order; an error comes where its result would have.
 
     One thread, so that `work` is never called twice at once; `work` bounds its own waits.
     """
     coming: Future[Result] | None = None
-    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as thread:
+    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as thread:
         for item in items:
             following = thread.submit(work, item)
             if coming is not None:

@@ -15,7 +15,7 @@ FACTOR_CAP = 2.0  # upper bound of the importance factor of recomputed old log-p
 
 
 @dataclass(frozen=True, slots=True)
-class Objective:
+class SequenceLosses:
     """Losses with their graph, and detached statistics of each sequence.
 
     `ratio_B` is the sequence ratio. `clipped_B` is the share of a sequence (GSPO: 0 or 1, GRPO: of
@@ -36,7 +36,7 @@ def gspo_loss(
     mask_BT: Tensor,
     advantage_B: Tensor,
     clip: tuple[float, float],
-) -> Objective:
+) -> SequenceLosses:
     """GSPO (arXiv 2507.18071): min(s·A, clip(s, 1 − ε_low, 1 + ε_high)·A), negated, per sequence.
 
     s = exp(mean over tokens of log π_θ − log π_old). A row without a token has ratio 1.
@@ -45,7 +45,7 @@ def gspo_loss(
     ratio_B = mean_over_tokens(new_BT - old_BT, mask_BT).exp()
     bounded_B = ratio_B.clamp(1 - clip[0], 1 + clip[1])
     plain_B, held_B = ratio_B * advantage_B, bounded_B * advantage_B
-    return Objective(
+    return SequenceLosses(
         losses_B=-torch.minimum(plain_B, held_B),
         ratio_B=ratio_B.detach(),
         clipped_B=(held_B < plain_B).detach().to(new_BT.dtype),
@@ -60,14 +60,14 @@ def grpo_loss(
     mask_BT: Tensor,
     advantage_B: Tensor,
     clip: tuple[float, float],
-) -> Objective:
+) -> SequenceLosses:
     """GRPO (arXiv 2402.03300, eq. 3, without its KL): one ratio per token, mean over a sequence."""
     _check(new_BT, old_BT, mask_BT, advantage_B)
     difference_BT = (new_BT - old_BT).masked_fill(~mask_BT, 0.0)
     ratio_BT = difference_BT.exp()
     bounded_BT = ratio_BT.clamp(1 - clip[0], 1 + clip[1])
     plain_BT, held_BT = ratio_BT * advantage_B[:, None], bounded_BT * advantage_B[:, None]
-    return Objective(
+    return SequenceLosses(
         losses_B=-mean_over_tokens(torch.minimum(plain_BT, held_BT), mask_BT),
         ratio_B=mean_over_tokens(difference_BT, mask_BT).exp().detach(),
         clipped_B=mean_over_tokens((held_BT < plain_BT).to(new_BT.dtype), mask_BT),

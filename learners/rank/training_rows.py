@@ -14,7 +14,7 @@ from o3rl.types import Rollout, ScoredGroup, Version
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TrainingRow:
     """A prompt with some of its group's completions (SFT: with its one target).
 
     One tensor of log-probabilities a completion: `sampler_G` of the sampler, `old_G` of π_old,
@@ -41,14 +41,14 @@ class Row:
         """Completion tokens in this row."""
         return sum(len(completion) for completion in self.segment.completions_G)
 
-    def on_prompt(self, prompt: PromptInputs) -> "Row":
+    def on_prompt(self, prompt: PromptInputs) -> "TrainingRow":
         """The same with the prompt's inputs in another form."""
         return replace(self, segment=replace(self.segment, prompt=prompt))
 
 
 def rows_of_group(
     scored: ScoredGroup, segment: Segment, *, limit: int, version: Version | None
-) -> list[Row]:
+) -> list[TrainingRow]:
     """The group's rows: one, or several where its tokens exceed `limit`; π_old is the sampler's.
 
     `version` names the current weights; None: none of the rollouts counts as theirs.
@@ -57,7 +57,7 @@ def rows_of_group(
     sampler_G = [torch.tensor(rollout.logprobs_T) for rollout in rollouts]
     fresh_G = [_fresh_from(rollout, version) for rollout in rollouts]
     return [
-        Row(
+        TrainingRow(
             segment=Segment(segment.prompt, tuple(segment.completions_G[g] for g in part)),
             advantages_G=tuple(scored.advantages_G[g] for g in part),
             sampler_G=tuple(sampler_G[g] for g in part),
@@ -75,26 +75,27 @@ def _fresh_from(rollout: Rollout, version: Version | None) -> int:
     return first if last == version else len(rollout.tokens_T)
 
 
-def with_values(rows_B: Sequence[Row], name: str, values_ST: Tensor) -> list[Row]:
+def with_values(rows_B: Sequence[TrainingRow], name: str, values_ST: Tensor) -> list[TrainingRow]:
     """The rows of a pack with `old_G` or `reference_G` set, values given in the pack's order."""
-    found: list[Row] = []
+    updated: list[TrainingRow] = []
     first = 0
     for row in rows_B:
         values_G = tuple(
             values_ST[first + g, : len(completion)]
             for g, completion in enumerate(row.segment.completions_G)
         )
-        found.append(replace(row, **{name: values_G}))
+        updated.append(replace(row, **{name: values_G}))
         first += row.sequences
-    return found
+    return updated
 
 
-def padded(values_S: Sequence[Tensor], *, device: torch.device) -> Tensor:
-    """Tensors of several lengths as [S, T], 0 behind their ends."""
-    return pad_sequence(list(values_S), batch_first=True).to(device)
+def padded(rows_B: Sequence[TrainingRow], name: str, *, device: torch.device) -> Tensor:
+    """`sampler_G`, `old_G` or `reference_G` of all rows as [S, T], 0 behind their ends."""
+    values_S = [value for row in rows_B for value in getattr(row, name)]
+    return pad_sequence(values_S, batch_first=True).to(device)
 
 
-def dummy_row(config: PretrainedConfig) -> Row:
+def dummy_row(config: PretrainedConfig) -> TrainingRow:
     """A row of one image token and one completion token, for passes that count nothing."""
     vision = config.vision_config
     side = vision.spatial_merge_size
@@ -111,4 +112,4 @@ def dummy_row(config: PretrainedConfig) -> Row:
         pixels_ND=torch.zeros(side**2, patch),
         grid_I3=torch.tensor([[1, side, side]]),
     )
-    return Row(Segment(prompt, ((end,),)))
+    return TrainingRow(Segment(prompt, ((end,),)))

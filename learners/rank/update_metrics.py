@@ -1,66 +1,66 @@
-"""What tells of an update: statistics of each sequence, joined over ranks, and their summary."""
+"""What tells of an update: statistics noted pass by pass, joined over ranks, and their summary."""
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
+
+MEANS = {
+    "loss": "loss",
+    "token_loss": "loss",  # SFT, one entry a target token
+    "ratio": "ratio/mean",
+    "clipped": "ratio/clipped",
+    "outside": "ratio/outside",
+    "factor": "ratio/factor",
+    "entropy": "entropy",
+    "kl": "kl",
+}
 
 
-@dataclass(slots=True)
-class Tally:
-    """Numbers of one rank, or after `joined` of all; lists hold one entry a sequence or step."""
+class UpdateMetrics:
+    """One rank's statistics of a batch by name: an entry a sequence, token, pass or mini-batch.
 
-    loss: list[float] = field(default_factory=list)
-    ratio: list[float] = field(default_factory=list)
-    clipped: list[float] = field(default_factory=list)
-    outside: list[float] = field(default_factory=list)
-    entropy: list[float] = field(default_factory=list)
-    kl: list[float] = field(default_factory=list)
-    factor: list[float] = field(default_factory=list)
-    noise: list[float] = field(default_factory=list)  # |log s| where the policy is untouched
-    spanning: list[float] = field(default_factory=list)  # the same where older weights began
-    trained_tokens: list[float] = field(default_factory=list)
-    read_tokens: list[float] = field(default_factory=list)  # one entry a pass
-    token_loss: list[float] = field(default_factory=list)  # SFT, one entry a target token
-    read_seconds: list[float] = field(default_factory=list)
+    They stay on their device until `collected`, so that no pass waits for them.
+    """
 
-    @classmethod
-    def joined(cls, tallies: Sequence["Tally"]) -> "Tally":
-        """All entries, rank by rank."""
-        return cls(
-            **{
-                f.name: [x for tally in tallies for x in getattr(tally, f.name)]
-                for f in fields(cls)
-            }
-        )
+    def __init__(self) -> None:
+        self._noted: dict[str, list[Tensor]] = defaultdict(list)
 
-    def metrics(self) -> dict[str, float]:
-        """Flat names; a statistic without a single entry is left out, never zero."""
-        found = {
-            "learner/sequences": float(len(self.trained_tokens)),
-            "learner/tokens": sum(self.trained_tokens),
-            "learner/read_tokens": sum(self.read_tokens),
-            "learner/passes": float(len(self.read_tokens)),
-        }
-        for name, values in (
-            ("loss", self.loss or self.token_loss),
-            ("ratio/mean", self.ratio),
-            ("ratio/clipped", self.clipped),
-            ("ratio/outside", self.outside),
-            ("ratio/factor", self.factor),
-            ("entropy", self.entropy),
-            ("kl", self.kl),
-        ):
-            if values:
-                found[name] = statistics.fmean(values)
-        if self.ratio:
-            found["ratio/max"] = max(self.ratio)
-            found["ratio/min"] = min(self.ratio)
-        for name, values in (("noise", self.noise), ("spanning", self.spanning)):
-            if values:
-                found[f"{name}/median"] = statistics.median(values)
-                found[f"{name}/p95"] = float(np.percentile(values, 95))
-        if self.read_seconds:
-            found["learner/read_seconds"] = max(self.read_seconds)
-        return found
+    def note(self, **values: Tensor | float) -> None:
+        """Add entries, of one dimension or a single number each."""
+        for name, value in values.items():
+            self._noted[name].append(torch.as_tensor(value).detach().reshape(-1))
+
+    def collected(self) -> dict[str, list[float]]:
+        """All entries by name, in the order in which they were noted."""
+        return {name: torch.cat(values).tolist() for name, values in self._noted.items()}
+
+
+def summary(by_rank: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, float]:
+    """Metrics of all ranks by flat names; a statistic without an entry is left out, never zero."""
+    entries: dict[str, list[float]] = defaultdict(list)
+    for rank in by_rank:
+        for name, values in rank.items():
+            entries[name] += values
+    metrics = {
+        "learner/sequences": float(len(entries["trained_tokens"])),
+        "learner/tokens": sum(entries["trained_tokens"]),
+        "learner/read_tokens": sum(entries["read_tokens"]),
+        "learner/passes": float(len(entries["read_tokens"])),
+    }
+    metrics |= {
+        shown: statistics.fmean(entries[name]) for name, shown in MEANS.items() if entries[name]
+    }
+    if entries["ratio"]:
+        metrics["ratio/max"] = max(entries["ratio"])
+        metrics["ratio/min"] = min(entries["ratio"])
+    for name in ("noise", "spanning"):
+        if entries[name]:
+            metrics[f"{name}/median"] = statistics.median(entries[name])
+            metrics[f"{name}/p95"] = float(np.percentile(entries[name], 95))
+    if entries["read_seconds"]:
+        metrics["learner/read_seconds"] = max(entries["read_seconds"])
+    return metrics

@@ -25,31 +25,25 @@ from learners.model.packing import Pack, PackedPolicy, PromptInputs, pack
 from learners.model.policy import is_vision_frozen, load_policy, load_processor, without_adapters
 from learners.rank.batching import passes
 from learners.rank.deepspeed_engine import build_engine, join_ranks, set_rate, step
-from learners.rank.inputs import Reader, ahead
-from learners.rank.losses import (
-    grpo_loss,
-    gspo_loss,
-    importance_factor,
-    k3,
-    mean_over_tokens,
-    sequence_log_ratio,
-)
+from learners.rank.inputs import Reader, prefetched
+from learners.rank.losses import mean_over_tokens
+from learners.rank.policy_loss import engine_noise, policy_loss
 from learners.rank.settings import Fetch, LearnerSettings
-from learners.rank.training_rows import Row, dummy_row, padded, rows_of_group, with_values
-from learners.rank.update_metrics import Tally
+from learners.rank.training_rows import TrainingRow, dummy_row, rows_of_group, with_values
+from learners.rank.update_metrics import UpdateMetrics, summary
 from learners.weights import export as outward
 from learners.weights.checkpoint import load_state, save_state
 from learners.weights.device_source import Direct, PolicyWeights
 from learners.weights.publisher import Publisher
-from o3rl.config import Objective, OldLogprobs
+from o3rl.config import OldLogprobs
 from o3rl.types import Failure, Prompt, ScoredGroup, Version
 from o3rl.weights.device_protocol import Receivers
 from o3rl.weights.manifest import Published, WeightSink
 
 log = logging.getLogger(__name__)
 
-LOSSES = {Objective.gspo: gspo_loss, Objective.grpo: grpo_loss}
-Losses = Callable[[Sequence[Row], Pack, Tensor], Tensor]
+Losses = Callable[[Sequence[TrainingRow], Pack, Tensor], Tensor]
+Measure = Callable[[Sequence[TrainingRow], Pack, Tensor], dict[str, Tensor]]
 Forward = Callable[[Pack], tuple[Tensor, Tensor]]
 
 
@@ -92,9 +86,9 @@ class RankWorker:
             optimisation=settings.optimisation,
             bfloat16=model.dtype == "bfloat16",
         )
-        self._tally = Tally()
+        self._metrics = UpdateMetrics()
         self._dummy = dummy_row(self._policy.config)
-        [self._dummy] = self._looked([self._dummy])
+        [self._dummy] = self._with_vision_features([self._dummy])
 
     def flops(self) -> Flops:
         """What a pass costs, to balance ranks by."""
@@ -109,14 +103,14 @@ class RankWorker:
         Returns the metrics over all ranks.
         """
         self._begin()
-        rows_M: Iterable[list[Row]] = self._rows(mini_batches_M, version)
+        rows_M: Iterable[list[TrainingRow]] = self._rows(mini_batches_M, version)
         recomputed = self._settings.learning.old_logprobs is OldLogprobs.recomputed
         if recomputed:  # all of them, before the first step changes the weights
-            rows_M = [self._recomputed(rows) for rows in rows_M]
+            rows_M = [self._with_old_logprobs(rows) for rows in rows_M]
         norms: list[float] = []
         for number, rows in enumerate(rows_M):
-            untouched = number == 0 and not recomputed
-            losses = self._untouched_losses if untouched else self._policy_losses
+            on_policy = number == 0 and not recomputed
+            losses = self._on_policy_losses if on_policy else self._policy_losses
             norms += self._step(rows, losses, weight=sum(row.sequences for row in rows))
         return self._finish(norms)
 
@@ -129,11 +123,13 @@ class RankWorker:
         self._begin()
         started = time.monotonic()
         read = [self._reader.row(prompt, self._fetch) for prompt in prompts_B]
-        rows = [Row(segment) for segment in read if not isinstance(segment, Failure)]
+        rows = [TrainingRow(segment) for segment in read if not isinstance(segment, Failure)]
         self._refuse([failure for failure in read if isinstance(failure, Failure)])
-        self._tally.read_seconds.append(time.monotonic() - started)
+        self._metrics.note(read_seconds=time.monotonic() - started)
         weight = sum(row.targets for row in rows)
-        return self._finish(self._step(self._looked(rows), self._target_losses, weight=weight))
+        return self._finish(
+            self._step(self._with_vision_features(rows), self._target_losses, weight=weight)
+        )
 
     def save(self, folder: Path) -> None:
         """Write this rank's part of the learner's state, as `save_state` does; all ranks enter."""
@@ -185,27 +181,27 @@ class RankWorker:
         return PackedPolicy(policy, logits_at_once=self._logits_at_once).to(self._device)
 
     def _begin(self) -> None:
-        self._tally = Tally()
+        self._metrics = UpdateMetrics()
         self.failures = ()
         set_rate(self._engine, self._settings.optimisation.rate_at(self.batches))
 
     def _rows(
         self, mini_batches_M: Sequence[Sequence[ScoredGroup]], version: Version | None
-    ) -> Iterator[list[Row]]:
+    ) -> Iterator[list[TrainingRow]]:
         """Each mini-batch as rows; the next one is read while this one computes."""
-        reads = ahead(lambda groups: self._read_groups(groups, version), mini_batches_M)
+        reads = prefetched(lambda groups: self._read_groups(groups, version), mini_batches_M)
         for read, failures, seconds in reads:
             self._refuse(failures)
-            self._tally.read_seconds.append(seconds)
-            rows = self._looked(read)
-            yield self._referred(rows) if self._settings.learning.kl else rows
+            self._metrics.note(read_seconds=seconds)
+            rows = self._with_vision_features(read)
+            yield self._with_reference_logprobs(rows) if self._settings.learning.kl else rows
 
     def _read_groups(
         self, groups: Sequence[ScoredGroup], version: Version | None
-    ) -> tuple[list[Row], list[Failure], float]:
+    ) -> tuple[list[TrainingRow], list[Failure], float]:
         """Rows, what is refused, and the seconds that it took; off the main thread, so no more."""
         started = time.monotonic()
-        rows: list[Row] = []
+        rows: list[TrainingRow] = []
         failures: list[Failure] = []
         limit = self._settings.learning.tokens_per_pass
         for scored in groups:
@@ -221,7 +217,7 @@ class RankWorker:
             log.warning("group %d is not trained: %s", failure.group, failure.reason)
         self.failures += tuple(failures)
 
-    def _looked(self, rows: Sequence[Row]) -> list[Row]:
+    def _with_vision_features(self, rows: Sequence[TrainingRow]) -> list[TrainingRow]:
         """The rows with what a frozen vision tower sees in them; as they are where it is trained.
 
         Each prompt is seen once, for all parts of its group, all passes and the reference. As ever
@@ -241,7 +237,7 @@ class RankWorker:
                 seen[id(prompt)] = prompt.seen_as(features)
         return [row.on_prompt(seen[id(row.segment.prompt)]) for row in rows]
 
-    def _passes(self, rows: Sequence[Row]) -> list[list[Row]]:
+    def _passes(self, rows: Sequence[TrainingRow]) -> list[list[TrainingRow]]:
         """This rank's passes, as many as the rank with most has: the last ones may be dummies."""
         lengths = [row.segment.tokens for row in rows]
         limit = self._settings.learning.tokens_per_pass
@@ -249,10 +245,10 @@ class RankWorker:
         most = int(self._reduced(len(mine), dist.ReduceOp.MAX))
         return mine + [[self._dummy]] * (most - len(mine))
 
-    def _pack(self, rows_B: Sequence[Row]) -> Pack:
+    def _pack(self, rows_B: Sequence[TrainingRow]) -> Pack:
         return pack([row.segment for row in rows_B]).to(self._device)
 
-    def _step(self, rows: Sequence[Row], losses: Losses, *, weight: float) -> list[float]:
+    def _step(self, rows: Sequence[TrainingRow], losses: Losses, *, weight: float) -> list[float]:
         """One optimiser step; the gradient's norm before clipping, or nothing without any row.
 
         `weight` is this rank's part of what the sum of losses is divided by.
@@ -268,100 +264,63 @@ class RankWorker:
             if rows_B[0] is self._dummy:
                 self._engine.backward(logprobs_ST.sum() * 0.0)
                 continue
-            self._tally.read_tokens.append(float(batch.tokens_1L.numel()))
-            self._tally.trained_tokens += batch.mask_ST.sum(1).tolist()
-            self._tally.entropy += mean_over_tokens(entropy_ST, batch.mask_ST).tolist()
+            self._metrics.note(
+                read_tokens=float(batch.tokens_1L.numel()),
+                trained_tokens=batch.mask_ST.sum(1),
+                entropy=mean_over_tokens(entropy_ST, batch.mask_ST),
+            )
             losses_S = losses(rows_B, batch, logprobs_ST)
             self._engine.backward(losses_S.sum() * scale)
         return [step(self._engine)]
 
-    def _untouched_losses(self, rows_B: Sequence[Row], batch: Pack, logprobs_ST: Tensor) -> Tensor:
+    def _on_policy_losses(
+        self, rows_B: Sequence[TrainingRow], batch: Pack, logprobs_ST: Tensor
+    ) -> Tensor:
         """`_policy_losses` by weights that no step has changed since they sampled."""
-        self._note_noise(rows_B, batch, logprobs_ST)
+        self._metrics.note(**engine_noise(rows_B, batch, logprobs_ST.detach()))
         return self._policy_losses(rows_B, batch, logprobs_ST)
 
-    def _policy_losses(self, rows_B: Sequence[Row], batch: Pack, logprobs_ST: Tensor) -> Tensor:
-        learning, mask_ST = self._settings.learning, batch.mask_ST
-        old_ST = self._gathered(rows_B, "old_G")
-        advantage_S = torch.tensor(
-            [advantage for row in rows_B for advantage in row.advantages_G], device=self._device
-        )
-        found = LOSSES[learning.objective](
-            logprobs_ST,
-            old_ST,
-            mask_BT=mask_ST,
-            advantage_B=advantage_S,
-            clip=(learning.clip_low, learning.clip_high),
-        )
-        losses_S = found.losses_B
-        if learning.old_logprobs is OldLogprobs.recomputed:
-            sampler_ST = self._gathered(rows_B, "sampler_G")
-            factor_S = importance_factor(old_ST, sampler_ST, mask_BT=mask_ST)
-            self._tally.factor += factor_S.tolist()
-            losses_S = losses_S * factor_S
-        if learning.kl:
-            kl_S = k3(logprobs_ST, self._gathered(rows_B, "reference_G"), mask_BT=mask_ST)
-            self._tally.kl += kl_S.tolist()
-            losses_S = losses_S + learning.kl * kl_S
-        self._tally.loss += losses_S.tolist()
-        self._tally.ratio += found.ratio_B.tolist()
-        self._tally.clipped += found.clipped_B.tolist()
-        self._tally.outside += found.outside_B.tolist()
-        return losses_S
+    def _policy_losses(
+        self, rows_B: Sequence[TrainingRow], batch: Pack, logprobs_ST: Tensor
+    ) -> Tensor:
+        loss = policy_loss(rows_B, batch, logprobs_ST, self._settings.learning)
+        self._metrics.note(**loss.statistics)
+        return loss.losses_S
 
-    def _target_losses(self, _: Sequence[Row], batch: Pack, logprobs_ST: Tensor) -> Tensor:
-        self._tally.token_loss += (-logprobs_ST[batch.mask_ST]).tolist()
+    def _target_losses(self, _: Sequence[TrainingRow], batch: Pack, logprobs_ST: Tensor) -> Tensor:
+        self._metrics.note(token_loss=-logprobs_ST[batch.mask_ST])
         return -logprobs_ST.sum(1)
 
-    def _referred(self, rows: Sequence[Row]) -> list[Row]:
+    def _with_reference_logprobs(self, rows: Sequence[TrainingRow]) -> list[TrainingRow]:
         """The rows with the log-probabilities of the model that KL is measured to."""
         if self._reference is not None:
             return self._evaluated(rows, self._reference, "reference_G")
         with without_adapters(self._policy):
             return self._evaluated(rows, self._engine, "reference_G")
 
-    def _recomputed(self, rows: Sequence[Row]) -> list[Row]:
+    def _with_old_logprobs(self, rows: Sequence[TrainingRow]) -> list[TrainingRow]:
         """The rows with π_old by the current weights; what those sampled themselves shows noise."""
-        return self._evaluated(rows, self._engine, "old_G", then=self._note_noise)
+        return self._evaluated(rows, self._engine, "old_G", measure=engine_noise)
 
     @torch.no_grad()
     def _evaluated(
         self,
-        rows: Sequence[Row],
+        rows: Sequence[TrainingRow],
         forward: Forward,
         name: str,
         *,
-        then: Callable[[Sequence[Row], Pack, Tensor], None] | None = None,
-    ) -> list[Row]:
-        found: list[Row] = []
+        measure: Measure | None = None,
+    ) -> list[TrainingRow]:
+        evaluated: list[TrainingRow] = []
         for rows_B in self._passes(rows):
             batch = self._pack(rows_B)
             logprobs_ST, _ = forward(batch)
             if rows_B[0] is self._dummy:
                 continue
-            if then is not None:
-                then(rows_B, batch, logprobs_ST)
-            found += with_values(rows_B, name, logprobs_ST)
-        return found
-
-    def _note_noise(self, rows_B: Sequence[Row], batch: Pack, logprobs_ST: Tensor) -> None:
-        """|log s| over the tokens that the current weights sampled, by their two engines.
-
-        Where older weights began the completion, the sampler read a cache that those had made.
-        """
-        sampler_ST = self._gathered(rows_B, "sampler_G")
-        fresh_S = torch.tensor([f for row in rows_B for f in row.fresh_G], device=self._device)
-        spans_S = torch.tensor([n for row in rows_B for n in row.spans_G], device=self._device)
-        places_T = torch.arange(batch.mask_ST.shape[1], device=self._device)
-        fresh_ST = batch.mask_ST & (places_T >= fresh_S[:, None])
-        gaps_S = sequence_log_ratio(logprobs_ST, sampler_ST, mask_BT=fresh_ST).abs()
-        has_S = fresh_ST.any(1)
-        self._tally.noise += gaps_S[has_S & (spans_S == 1)].tolist()
-        self._tally.spanning += gaps_S[has_S & (spans_S > 1)].tolist()
-
-    def _gathered(self, rows_B: Sequence[Row], name: str) -> Tensor:
-        values_S = [value for row in rows_B for value in getattr(row, name)]
-        return padded(values_S, device=self._device)
+            if measure is not None:
+                self._metrics.note(**measure(rows_B, batch, logprobs_ST))
+            evaluated += with_values(rows_B, name, logprobs_ST)
+        return evaluated
 
     def _reduced(self, value: float, operation: Any) -> float:
         tensor = torch.tensor(float(value), dtype=torch.float64, device=self._device)
@@ -370,12 +329,12 @@ class RankWorker:
 
     def _finish(self, norms: Sequence[float]) -> dict[str, float]:
         """Count the batch; the metrics of all ranks, the same on each."""
-        mine = (self._tally, self.failures)
+        mine = (self._metrics.collected(), self.failures)
         everyone: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(everyone, mine)
         self.failures = tuple(failure for _, failures in everyone for failure in failures)
         finite = [norm for norm in norms if math.isfinite(norm)]
-        metrics = Tally.joined([tally for tally, _ in everyone]).metrics()
+        metrics = summary([collected for collected, _ in everyone])
         metrics["learner/refused"] = float(len(self.failures))
         metrics["learner/rate"] = self._settings.optimisation.rate_at(self.batches)
         metrics["learner/steps"] = float(len(finite))

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from learners.rank.inputs import ahead
+from learners.rank.inputs import prefetched
 
 SECONDS = 10.0
 
@@ -16,7 +16,7 @@ def test_the_next_item_is_worked_on_while_this_one_is_used():
         begun[number].set()
         return number**2
 
-    found = ahead(work, range(4))
+    found = prefetched(work, range(4))
     for number in range(3):
         assert next(found) == number**2
         assert begun[number + 1].wait(SECONDS)
@@ -25,11 +25,11 @@ def test_the_next_item_is_worked_on_while_this_one_is_used():
 
 
 def test_nothing_gives_nothing():
-    assert list(ahead(str, [])) == []
+    assert list(prefetched(str, [])) == []
 
 
 def test_an_error_comes_in_its_place():
-    found = ahead(lambda number: 1 // number, [1, 0])
+    found = prefetched(lambda number: 1 // number, [1, 0])
     assert next(found) == 1
     with pytest.raises(ZeroDivisionError):
         next(found)
