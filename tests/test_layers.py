@@ -40,7 +40,7 @@ ROOMS = {
     "actors": (("weights",), ("engine",), ("pool",)),
     "learners": (("model",), ("weights",), ("rank",), ("group",)),
     "cluster": (
-        ("arguments", "progress"),
+        ("arguments", "outputs", "progress"),
         ("services",),
         ("run",),
         ("jobs",),

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cluster.outputs import is_object_with, require_free, require_own, require_own_rows
 from cluster.progress import bar
 from o3rl.config import require
 from o3rl.data.json_records import Adapter, load_adapter, read_records
@@ -27,6 +28,7 @@ def synth(options: argparse.Namespace) -> int:
     from o3rl.synth.questions import PERFECT, Teacher
     from tests.data.damage import add_damage
 
+    require_free(options.out, "--out", ("STGR-*.json", "media/*/*"))
     size = Size(
         options.videos, options.pictures, options.held_out_videos, options.held_out_pictures
     )
@@ -57,6 +59,7 @@ def import_(options: argparse.Namespace) -> int:
     from o3rl.data.media_paths import read_source_map
     from o3rl.data.stgr import import_file
 
+    require_own_rows(options.out)
     with reader(options) as adapter:
         report = import_file(
             options.source,
@@ -117,6 +120,7 @@ def score(options: argparse.Namespace) -> int:
     """Score a JSONL file of completions; exit code 1 if no line could be read."""
     from rewards.score_file import score_file
 
+    require_own(options.out, "--out", is_object_with("line", "parts", "total"))
     counts = score_file(options.source, options.out, profile=options.profile)
     Console().print(f"{counts.scored} lines scored, {len(counts.bad)} bad; see {options.out}")
     for number, reason in counts.bad[:20]:
@@ -128,7 +132,8 @@ def pretrain(options: argparse.Namespace) -> int:
     """Train a tiny Qwen2.5-VL, with a bar that shows loss and accuracy."""
     if options.steps is not None:
         require(options.steps > 0, "--steps", options.steps, "1 or more")
-    from cluster.progress import bar
+    if not options.resume:
+        require_free(options.out, "--out", ("*",))
     from learners.model.tiny_pretrain import Recipe
     from learners.model.tiny_pretrain import pretrain as train
     from o3rl.config.shipped import model_path

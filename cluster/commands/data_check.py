@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.commands.data import reader
+from cluster.outputs import is_object_with, is_page, require_own
 from cluster.progress import bar
 from o3rl.config import FramesConfig, require
 from o3rl.data.check import Check, Checker, open_rows
@@ -30,6 +31,9 @@ def check(options: argparse.Namespace) -> int:
     """Check a data set; exit code 1 if no row can be used."""
     require(options.pictures >= 0, "--pictures", options.pictures, "0 or more")
     benchmarks = dict(map(_benchmark, options.benchmark or ()))
+    if options.out is not None:
+        require_own(options.out / "check.json", "--out", is_object_with("rejected", "by_task"))
+        require_own(options.out / "check.html", "--out", is_page)
     checker, report = _look(options)
     found = checker.report(report, benchmarks=benchmarks)
     Console().print(check_table(found))
@@ -42,6 +46,8 @@ def check(options: argparse.Namespace) -> int:
 
 def stats(options: argparse.Namespace) -> int:
     """Lengths, durations and counts of evidence by task."""
+    if options.out is not None:
+        require_own(options.out, "--out", is_object_with("rows"))
     checker, report = _look(options)
     found = checker.report(report)
     Console().print(stats_table(found.by_task | {ALL: found.rows}, found.stats))

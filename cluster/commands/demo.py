@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from cluster.commands.data import import_table, write_synthetic
+from cluster.commands.demo_folder import demo_folder
 from o3rl.config import RunConfig, as_yaml, require
 from o3rl.config.shipped import load_named, model_path, of_model, start_of_sft
 
@@ -30,19 +31,18 @@ FILES = {"sft": "STGR-SFT.json", "rl": "STGR-RL.json", "held-out": "STGR-held-ou
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run every stage; what an earlier run left in the folder is removed first."""
+    """Run every stage; what an earlier demo made in the folder is removed first."""
     require(options.videos >= 8, "--videos", options.videos, "8 or more")
     overrides = [f"folder={options.folder}", f"seed={options.seed}", *options.overrides]
     config = load_named(options.config, overrides)
-    folder = Path(config.folder)
-    if folder.exists():
-        if not (folder / "demo.yaml").is_file():
-            raise ValueError(f"{folder} is there and no earlier demo's; name another --folder")
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
+    clock = Clock(Console(), BUDGET if options.config == "tiny_demo" else {})
+    with demo_folder(Path(config.folder)):
+        return _run(config, options, clock)
+
+
+def _run(config: RunConfig, options: argparse.Namespace, clock: "Clock") -> int:
+    folder, console = Path(config.folder), clock.console
     (folder / "demo.yaml").write_text(as_yaml(config))
-    console = Console()
-    clock = Clock(console, BUDGET if options.config == "tiny_demo" else {})
     with clock.stage("synth"):
         _synthesise(folder / "data", config.seed, options)
     with clock.stage("import"):
@@ -61,7 +61,7 @@ class Clock:
 
     def __init__(self, console: Console, budget: Mapping[str, int]):
         self.seconds: dict[str, float] = {}
-        self._console = console
+        self.console = console
         self._budget = budget
         self._began = perf_counter()
 
@@ -75,12 +75,12 @@ class Clock:
         """Announce, run and time one stage."""
         budget = self._budget.get(name)
         words = f" (budget {budget} s)" if budget else ""
-        self._console.rule(f"[bold]{name}[/]{words}", align="left")
+        self.console.rule(f"[bold]{name}[/]{words}", align="left")
         began = perf_counter()
         yield
         self.seconds[name] = perf_counter() - began
         over = " [yellow]over its budget[/]" if budget and self.seconds[name] > budget else ""
-        self._console.print(f"{name}: {self.seconds[name]:.0f} s{over}")
+        self.console.print(f"{name}: {self.seconds[name]:.0f} s{over}")
 
 
 def _synthesise(out: Path, seed: int, options: argparse.Namespace) -> None:
@@ -167,7 +167,7 @@ def _report(
     from o3rl.evaluation.pages import write_index
     from o3rl.evaluation.report import table, write
     from o3rl.tracking import curves
-    from o3rl.tracking.mlflow_store import how_to_open
+    from o3rl.tracking.mlflow_store import how_to_open, sqlite_uri
 
     folder = Path(config.folder)
     write(folder / "report.json", report)
@@ -181,7 +181,7 @@ def _report(
     )
     _track(config, report)
     console.print(table(report))
-    database = config.tracking.uri or f"sqlite:///{(folder / 'mlflow.db').absolute()}"
+    database = config.tracking.uri or sqlite_uri(folder / "mlflow.db")
     program = "" if shutil.which("mlflow") else f"{Path(sys.executable).parent}/"
     console.print(f"{clock.total:.0f} s in all. Where to look:", highlight=False)
     for what, where in (

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cluster.outputs import is_page, require_own
 from learners.model.architecture import require_model
 from o3rl.config import RunConfig, load, require
 from o3rl.config.shipped import find, load_named, model_path, of_model
@@ -24,6 +25,7 @@ def run(options: argparse.Namespace) -> int:
     require(options.task in tasks, "--task", options.task, f"one of {tasks}")
     if not options.video.is_file():
         raise FileNotFoundError(f"no video at {options.video}")
+    require_own(options.page, "--page", is_page)
     config = _config(options)
     from cluster.services.session import ray_session
 
@@ -50,7 +52,7 @@ def _config(options: argparse.Namespace) -> RunConfig:
         config = load(find(options.config), options.overrides)
     elif beside.is_file():
         # One question is answered here, wherever the model was trained.
-        config = load(beside, ["cluster.address=''", *options.overrides])
+        config = load(beside, ["cluster.address=", *options.overrides])
     elif options.model == "tiny":
         config = load_named("tiny_demo", options.overrides)
     else:

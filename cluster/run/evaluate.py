@@ -18,6 +18,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from cluster.outputs import is_object_with, is_page, require_own
 from learners.model.architecture import require_model
 from o3rl.config import RunConfig, require
 from o3rl.config.shipped import load_named, model_path, of_model
@@ -43,6 +44,9 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError("data.validation is empty; say with --rows which rows to answer")
     rows = read_rows(source, limit=options.limit)
     folder = options.out or Path(config.folder) / "evaluation"
+    for name in models:
+        require_own(folder / f"{name}.json", "--out", is_object_with("greedy"))
+        require_own(folder / f"{name}.html", "--out", is_page)
     with ray_session(config.cluster):
         found = asyncio.run(evaluate(config, models, rows, folder=folder))
     Console().print(table({name: each.modes for name, each in found.items()}))

@@ -10,7 +10,7 @@ from pathlib import Path
 from o3rl.config import RunConfig, as_yaml
 from o3rl.data.parquet import fingerprint
 from o3rl.files import write_text
-from o3rl.tracking.mlflow_store import MlflowStore
+from o3rl.tracking.mlflow_store import MlflowStore, sqlite_uri
 from o3rl.tracking.tracker import MlflowTracker
 
 log = logging.getLogger(__name__)
@@ -29,10 +29,9 @@ def tracked(
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "config.yaml", as_yaml(run))
-    database = Path(run.folder).absolute() / "mlflow.db"
     tracker = MlflowTracker(
         folder,
-        uri=run.tracking.uri or f"sqlite:///{database}",
+        uri=run.tracking.uri or sqlite_uri(Path(run.folder) / "mlflow.db"),
         experiment=run.tracking.experiment,
         name=_name(run, stage),
         tags=_tags(stage),

@@ -7,7 +7,7 @@ and rule, in a second and on a laptop.
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -111,13 +111,29 @@ def _from_file(path: Path) -> DictConfig:
 def _from_override(item: str) -> DictConfig:
     if "=" not in item:
         raise ValueError(f"override {item!r} must read key=value, such as loop.steps=100")
+    key, _, value = item.partition("=")
     try:
-        empty = not item.partition("=")[2]
-        layer = OmegaConf.from_dotlist([f"{item}''" if empty else item])
+        if _is_text(key.split(".")):
+            layer = OmegaConf.create()
+            OmegaConf.update(layer, key, value)
+        else:
+            layer = OmegaConf.from_dotlist([item if value else f"{item}''"])
     except YAMLError as error:
         raise ValueError(f"override {item!r} is no YAML: {_in_one_line(error)}") from error
     _check_sections(layer, f"override {item!r}")
     return layer
+
+
+def _is_text(keys: Sequence[str]) -> bool:
+    """Whether the value under `keys` is text, and so whatever is given, not what YAML makes of it:
+    `2026_11_30`, `X #2`."""
+    kind: Any = RunConfig
+    for key in keys:
+        if is_dataclass(kind):
+            kind = get_type_hints(kind).get(key)
+        else:
+            kind = get_args(kind)[1] if get_origin(kind) is dict else None
+    return kind is str
 
 
 def _check_sections(layer: DictConfig, where: str) -> None:

@@ -156,6 +156,12 @@ def holder_of(folder: Path) -> Holder | None:
     return _read(attempts, max(numbers)) if numbers else None
 
 
+def living(folder: Path, *, stale_seconds: float = STALE_SECONDS) -> Holder | None:
+    """The attempt that holds a run's folder now; of one elsewhere that is seen by watching it."""
+    last = holder_of(folder)
+    return last if last is not None and _lives(last, folder, stale_seconds) else None
+
+
 def _lives(holder: Holder, folder: Path, seconds: float) -> bool:
     """Whether it still runs; of one elsewhere, whether its file changes within `seconds`."""
     if holder.ended:

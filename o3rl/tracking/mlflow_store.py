@@ -4,9 +4,11 @@ import json
 import logging
 import os
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from o3rl.tracking.metrics_log import MetricsRecord
 from o3rl.tracking.uploader import Refused
@@ -178,13 +180,22 @@ def artifact_location(uri: str) -> str | None:
     """Where artifacts lie: beside the database with SQLite; else the server decides."""
     if not uri.startswith("sqlite:///"):
         return None
-    return (Path(uri.removeprefix("sqlite:///")).parent / "artifacts").as_uri()
+    return (Path(unquote(uri.removeprefix("sqlite:///"))).parent / "artifacts").as_uri()
+
+
+def sqlite_uri(database: Path) -> str:
+    """The address of an SQLite file, in which `%` and `?` mean something else.
+
+    >>> sqlite_uri(Path("/runs/what?/mlflow.db"))
+    'sqlite:////runs/what%3F/mlflow.db'
+    """
+    return f"sqlite:///{str(database.absolute()).replace('%', '%25').replace('?', '%3F')}"
 
 
 def how_to_open(uri: str) -> str:
     """The command or address that opens what is tracked at `uri`, to be printed for the user."""
     if uri.startswith("sqlite:"):
-        return f"mlflow ui --backend-store-uri {uri}"
+        return f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
     return uri
 
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from o3rl.files import write_text
 from o3rl.tracking.metrics_log import MetricsLog, MetricsRecord, append_lines, drop_torn_line
-from o3rl.tracking.mlflow_store import MlflowStore
+from o3rl.tracking.mlflow_store import MlflowStore, sqlite_uri
 from o3rl.tracking.uploader import Artifact, Params, Store, Table, Uploader
 
 MARK = "tracking.json"
@@ -134,7 +134,7 @@ def absolute_uri(uri: str, folder: Path) -> str:
     'sqlite:////runs/a/mlflow.db'
     """
     if not uri:
-        return f"sqlite:///{folder.resolve() / 'mlflow.db'}"
+        return sqlite_uri(folder.resolve() / "mlflow.db")
     if "://" not in uri:
         raise ValueError(
             f"tracking.uri is {uri!r}; it must be empty (SQLite in the run's folder), "

@@ -18,6 +18,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from cluster.commands.demo_folder import foreign
 from o3rl.data.parquet import fingerprint
 from tests.faults.processes import carrying, title_of
 
@@ -72,6 +73,7 @@ def demo(tmp_path_factory) -> Path:
     done = o3rl("demo", "--folder", str(folder), "--seed", "3", "--videos", "8", *DAMAGED, *SMALL)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     assert staged() <= before
+    assert [name for name in foreign(folder) if "damaged-" not in name] == []
     return folder
 
 

@@ -33,6 +33,13 @@ def test_later_layers_win(tmp_path):
     assert run.rewards.weights == {"format": 0.5}
 
 
+@pytest.mark.parametrize("text", ["X #2", "2026_11_30", "007", "12:30", "null", "[a]", "''"])
+def test_text_is_what_was_given_and_no_yaml(text):
+    run = load(None, [f"folder={text}", f"rewards.custom.mine={text}:f", f"data.media={text}"])
+    assert (run.folder, run.data.media) == (text, text)
+    assert run.rewards.custom == {"mine": f"{text}:f"}
+
+
 def test_a_custom_part_may_have_a_weight():
     run = load(None, ["rewards.custom.mine=a:b", "rewards.weights.mine=0.2"])
     assert run.rewards.weights == {"mine": 0.2}
@@ -103,13 +110,13 @@ TYPES = {
     "folder=${oc.env:O3RL_NOT_SET}": ("folder", "O3RL_NOT_SET", "not found"),
 }
 RANGES = {
-    "name=''": ("name is ''", "a name"),
-    "folder=''": ("folder is ''", "a folder"),
+    "name=": ("name is ''", "a name"),
+    "folder=": ("folder is ''", "a folder"),
     "seed=-1": ("seed is -1", "[0, 2³²)"),
-    "model.path=''": ("model.path is ''", "hub name"),
+    "model.path=": ("model.path is ''", "hub name"),
     "model.dtype=float16": ("model.dtype is 'float16'", "float32 or bfloat16"),
     "model.lora_rank=-1": ("model.lora_rank is -1", "0 (off) or more"),
-    "data.train=''": ("data.train is ''", "data import"),
+    "data.train=": ("data.train is ''", "data import"),
     "data.validation_rows=0": ("data.validation_rows is 0", "1 or more"),
     "frames.fps=0": ("frames.fps is 0", "more than 0"),
     "frames.min_frames=18": ("frames.min_frames is 18", "frames.max_frames (16)"),

@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
 from o3rl.tracking.metrics_log import MetricsLog, MetricsRecord, read_series
-from o3rl.tracking.mlflow_store import artifact_location, cut, name_for_mlflow
+from o3rl.tracking.mlflow_store import artifact_location, cut, name_for_mlflow, sqlite_uri
 from o3rl.tracking.tracker import MlflowTracker, absolute_uri, flat
 from o3rl.tracking.uploader import Refused, Table, Uploader
 
@@ -382,6 +383,13 @@ def test_uris():
     assert absolute_uri("http://host:5000", Path("/x")) == "http://host:5000"
     assert artifact_location("sqlite:////runs/a/mlflow.db") == "file:///runs/a/artifacts"
     assert artifact_location("http://host:5000") is None
+
+
+def test_an_sqlite_address_of_a_folder_named_anyhow():
+    uri = sqlite_uri(Path("/runs/what? 5%41 #2/mlflow.db"))
+    assert uri == "sqlite:////runs/what%3F 5%2541 #2/mlflow.db"
+    assert make_url(uri).database == "/runs/what? 5%41 #2/mlflow.db"
+    assert artifact_location(uri) == "file:///runs/what%3F%205%2541%20%232/artifacts"
     with pytest.raises(ValueError, match=r"tracking.uri is 'mlruns'"):
         absolute_uri("mlruns", Path("/x"))
 
