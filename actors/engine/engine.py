@@ -43,7 +43,8 @@ from actors.weights.node_cache import Stage
 from actors.weights.update_stream import Delivery, EngineBroken, Loaded
 from o3rl.config import ModelConfig, RolloutsConfig, SamplingConfig, Spanning
 from o3rl.media.reader import digest
-from o3rl.text.prompts import longest_prompt, messages
+from o3rl.text.boxes import convention_of
+from o3rl.text.prompts import longest_prompt, messages, rendered
 from o3rl.types import Failure, Group, Prompt, Version
 from o3rl.weights.manifest import WeightSource
 
@@ -80,7 +81,9 @@ class Engine:
         self._processes.add(process.pid for process in manager.processes if process.pid)
         self._tokenizer = AutoTokenizer.from_pretrained(model.path)
         self._forbidden = self._tokenizer.convert_tokens_to_ids(list(PLACEHOLDERS))
-        vision = self._llm.model_config.hf_config.vision_config
+        config = self._llm.model_config.hf_config
+        self._convention = convention_of(config.model_type)
+        vision = config.vision_config
         self._factor = vision.patch_size * vision.spatial_merge_size  # pixels a side of a token
         self._serving = asyncio.Event()
         self._update = asyncio.Lock()
@@ -328,10 +331,11 @@ class Engine:
             raise EngineBroken(f"the rollout engine cannot serve: {self._broken}")
 
     def _tokens(self, prompt: Prompt) -> list[int]:
-        chat = messages(prompt.row, prompt.plan, style=self.model.prompt_style)
-        return self._tokenizer.apply_chat_template(
-            chat, add_generation_prompt=True, tokenize=True, return_dict=False
+        chat = messages(
+            prompt.row, prompt.plan, style=self.model.prompt_style, convention=self._convention
         )
+        text = rendered(self._tokenizer, chat)
+        return self._tokenizer(text, add_special_tokens=False)["input_ids"]
 
     async def _outputs(
         self, asked: TokensPrompt, settings: Sequence[SamplingParams]

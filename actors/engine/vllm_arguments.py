@@ -52,6 +52,7 @@ def engine_arguments(model: ModelConfig, *, rollouts: RolloutsConfig) -> AsyncEn
         enable_prefix_caching=True,
         limit_mm_per_prompt={"video": 0},
         mm_processor_cache_gb=PROCESSOR_CACHE_GIB,
+        mm_processor_kwargs={"min_pixels": 1},  # frames come at their size: none is enlarged
         logprobs_mode="raw_logprobs",
         worker_extension_cls=EXTENSION,
         weight_transfer_config=WeightTransferConfig(backend=BACKENDS[rollouts.transfer]),

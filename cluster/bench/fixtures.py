@@ -17,6 +17,7 @@ from learners.rank.settings import LearnerSettings, Optimisation
 from o3rl.config import LearningConfig, ModelConfig, PromptStyle
 from o3rl.loop.advantages import group_advantages
 from o3rl.synth.questions import vocabulary
+from o3rl.text.boxes import ABSOLUTE
 from o3rl.text.prompts import messages
 from o3rl.types import FramePlan, Group, Prompt, Reward, Row, ScoredGroup, Task, Truth
 
@@ -50,7 +51,9 @@ def build_folder(folder: Path, name: str) -> Path:
 
 def policy_of(folder: Path) -> ModelConfig:
     """Its section of a configuration: float32, all parameters trained, checkpointing."""
-    return ModelConfig(path=str(folder), dtype="float32", prompt_style=PromptStyle.brief)
+    return ModelConfig(
+        path=str(folder), dtype="float32", prompt_style=PromptStyle.brief, convention=ABSOLUTE
+    )
 
 
 def build_prompts(folder: Path, tokens: int, count: int) -> list[tuple[Prompt, np.ndarray]]:
@@ -78,7 +81,7 @@ def build_prompts(folder: Path, tokens: int, count: int) -> list[tuple[Prompt, n
 
 def chat(prompt: Prompt) -> list[dict[str, Any]]:
     """Its messages, pictures as places only."""
-    return messages(prompt.row, prompt.plan, style=PromptStyle.brief)
+    return messages(prompt.row, prompt.plan, style=PromptStyle.brief, convention=ABSOLUTE)
 
 
 def rewards_of(completions_G: Sequence[Sequence[int]]) -> list[float]:

@@ -102,7 +102,7 @@ class Lessons(Dataset):
         """(what all lessons of the scene share, the question's own part, the answer)."""
         question, answer, task = lesson
         row = Row("", task or Task.MCQ, "", question, "", Truth(""))
-        chat = messages(row, plan, style=PromptStyle.brief)
+        chat = messages(row, plan, style=PromptStyle.brief, convention=ABSOLUTE)
         if task is None:
             chat[0]["content"][-1]["text"] = question
         text = self._processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)

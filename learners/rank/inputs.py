@@ -20,7 +20,7 @@ from o3rl.config import PromptStyle
 from o3rl.media.decoder import MediaError
 from o3rl.media.reader import digest
 from o3rl.text.boxes import BoxConvention, convention_of
-from o3rl.text.prompts import messages, target
+from o3rl.text.prompts import messages, rendered, target
 from o3rl.types import Failure, Group, Prompt
 
 
@@ -47,8 +47,13 @@ class Reader:
         style: PromptStyle,
         max_tokens: int,
     ) -> "Reader":
-        """A reader for this policy's family."""
+        """A reader for this policy's family.
+
+        Frames come at their size: the processor's own lower limit (65,536 px with Qwen3-VL) is off.
+        """
         core: Any = policy.get_submodule("model")
+        images: Any = processor.image_processor  # pyright: ignore[reportAttributeAccessIssue]
+        images.size = {"shortest_edge": 1, "longest_edge": images.size["longest_edge"]}
         return cls(
             processor=processor,
             rope_index=core.get_rope_index,
@@ -67,11 +72,8 @@ class Reader:
         width, height = plan.size
         expected = (len(plan.times_F), height, width, 3)
         assert frames_FHW3.shape == expected, (frames_FHW3.shape, expected)
-        text = self.processor.apply_chat_template(
-            messages(prompt.row, plan, style=self.style),
-            tokenize=False,
-            add_generation_prompt=True,
-        )
+        chat = messages(prompt.row, plan, style=self.style, convention=self.convention)
+        text = rendered(self.processor, chat)
         images = [Image.fromarray(frame) for frame in frames_FHW3]
         inputs = self.processor(text=[text], images=images, return_tensors="pt")
         self._check_kept(inputs["image_grid_thw"], height=height, width=width)

@@ -15,6 +15,8 @@ from o3rl.types import Box, Interval
 class BoxConvention(Protocol):
     """The coordinates of one model family, both ways."""
 
+    unit: str  # as a prompt calls it
+
     def write(self, box: Box, size: tuple[int, int]) -> str:
         """The text between `<box>` and `</box>`: integers without blanks, clamped to the frame."""
         ...
@@ -25,7 +27,9 @@ class BoxConvention(Protocol):
 
 
 class _Absolute:
-    """Pixels of the resized frame (Qwen2-VL, Qwen2.5-VL)."""
+    """Pixels of the resized frame (Qwen2.5-VL)."""
+
+    unit = "pixels"
 
     def write(self, box: Box, size: tuple[int, int]) -> str:
         return _write(box, size)
@@ -35,7 +39,9 @@ class _Absolute:
 
 
 class _Relative1000:
-    """Thousandths of width and height, whatever the frame's size (Qwen3-VL)."""
+    """Thousandths of width and height, whatever the frame's size (Qwen2-VL, Qwen3-VL)."""
+
+    unit = "thousandths of width and height"
 
     def write(self, box: Box, size: tuple[int, int]) -> str:  # noqa: ARG002
         return _write(box, (1000, 1000))
@@ -48,7 +54,7 @@ ABSOLUTE: BoxConvention = _Absolute()
 RELATIVE_1000: BoxConvention = _Relative1000()
 
 CONVENTIONS: dict[str, BoxConvention] = {
-    "qwen2_vl": ABSOLUTE,
+    "qwen2_vl": RELATIVE_1000,
     "qwen2_5_vl": ABSOLUTE,
     "qwen3_vl": RELATIVE_1000,
     "qwen3_vl_moe": RELATIVE_1000,

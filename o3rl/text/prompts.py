@@ -6,18 +6,31 @@ Face chat form; frames are referred to, never held.
 """
 
 import re
-from typing import Any
+from typing import Any, Protocol
 
 from o3rl.config import PromptStyle, RolloutsConfig, SamplingConfig
-from o3rl.text.boxes import BoxConvention
+from o3rl.text.boxes import BoxConvention, numbers_of
 from o3rl.types import Box, FramePlan, Row, Task
 
 _SYSTEM = (
-    "You watch the frames of a video, or look at an image, and answer the question. First think "
-    "between <think> and </think>; cite each piece of evidence as "
-    "<obj>name</obj><box>[x1,y1,x2,y2]</box>at<t>seconds</t>s, the box in pixels of the frame and "
-    "the time that its line gives. Then answer between <answer> and </answer>."
+    "You {look} and answer the question. First think between <think> and </think>{evidence}. "
+    "Then answer between <answer> and </answer>."
 )
+_VIDEO, _IMAGE = "watch the frames of a video", "look at an image"
+
+_CLAIM = "<obj>name</obj><box>[x1,y1,x2,y2]</box>"
+_TIMES = "; write each time that you mention as <t>seconds</t>s"
+_EVIDENCE = {  # what a thought of the task cites; `{unit}` is the model family's for boxes
+    Task.MCQ: "",
+    Task.FREE_FORM: "",
+    Task.TEMPORAL_SPATIAL: (
+        f"; cite each piece of evidence as {_CLAIM}at<t>seconds</t>s, the box in {{unit}} of the "
+        "frame and the time that its line gives"
+    ),
+    Task.TEMPORAL: _TIMES,
+    Task.TEMPORAL_MCQ: _TIMES,
+    Task.VISUAL: f"; cite each piece of evidence as {_CLAIM}, the box in {{unit}} of the image",
+}
 
 _INSTRUCTION = {
     Task.MCQ: "Answer with the letter of the option.",
@@ -40,9 +53,19 @@ BRIEF = {
     Task.VISUAL: "Box.",
 }
 
+
+class ChatTemplate(Protocol):
+    """A tokenizer or processor of transformers."""
+
+    def apply_chat_template(self, chat: list[dict[str, Any]], /, **settings: Any) -> Any:
+        """The chat as one text."""
+        ...
+
+
 _NUMBER = r"\s*(-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*"  # of JSON
 _BOX = re.compile(rf"<box>\[{','.join([_NUMBER] * 4)}\]</box>")
-_FIRST_BOX = re.compile(r"<box>.*?</box>", re.DOTALL)
+_ANY_BOX = re.compile(r"<box>(.*?)</box>", re.DOTALL)
+_OPENED = re.compile(r"<think>\s*$")  # by a template whose models always think
 
 
 def frame_lines(plan: FramePlan) -> list[dict[str, Any]]:
@@ -63,8 +86,13 @@ def frame_lines(plan: FramePlan) -> list[dict[str, Any]]:
     return parts
 
 
-def messages(row: Row, plan: FramePlan, *, style: PromptStyle) -> list[dict[str, Any]]:
-    """The chat up to the assistant's turn; images are to be given in the order of `plan`."""
+def messages(
+    row: Row, plan: FramePlan, *, style: PromptStyle, convention: BoxConvention
+) -> list[dict[str, Any]]:
+    """The chat up to the assistant's turn; images are to be given in the order of `plan`.
+
+    Evidence is asked for where the task has any, boxes in the model family's own unit.
+    """
     brief = style is PromptStyle.brief
     instruction = (BRIEF if brief else _INSTRUCTION)[row.task]
     user = {
@@ -76,7 +104,21 @@ def messages(row: Row, plan: FramePlan, *, style: PromptStyle) -> list[dict[str,
     }
     if brief:
         return [user]
-    return [{"role": "system", "content": [{"type": "text", "text": _SYSTEM}]}, user]
+    system = _SYSTEM.format(
+        look=_IMAGE if row.task is Task.VISUAL else _VIDEO,
+        evidence=_EVIDENCE[row.task].format(unit=convention.unit),
+    )
+    return [{"role": "system", "content": [{"type": "text", "text": system}]}, user]
+
+
+def rendered(template: ChatTemplate, chat: list[dict[str, Any]]) -> str:
+    """The prompt as text, up to where the assistant begins.
+
+    Some templates open the thought themselves. It is for the model to write, as the target and the
+    rewards have it, so an opened one is taken back.
+    """
+    text = template.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    return _OPENED.sub("", text)
 
 
 def longest_prompt(sampling: SamplingConfig, rollouts: RolloutsConfig) -> int:
@@ -111,9 +153,8 @@ def target(row: Row, plan: FramePlan, *, convention: BoxConvention) -> str:
 
 def _answer(row: Row, plan: FramePlan, convention: BoxConvention) -> str:
     truth = row.truth
-    if row.task is Task.VISUAL and truth.box is not None:
-        box = f"<box>{convention.write(truth.box, plan.size)}</box>"
-        return _FIRST_BOX.sub(lambda _: box, truth.text, count=1)
+    if row.task is Task.VISUAL and row.image_size is not None:
+        return _image_boxes(truth.text, row.image_size, plan, convention)
     if row.task is Task.TEMPORAL and truth.interval is not None:
         return _interval(truth.interval)
     if row.task is Task.TEMPORAL_MCQ and truth.interval is not None:
@@ -125,3 +166,19 @@ def _answer(row: Row, plan: FramePlan, convention: BoxConvention) -> str:
 
 def _interval(interval: tuple[float, float]) -> str:
     return f"From <t>{interval[0]:.1f}</t>s to <t>{interval[1]:.1f}</t>s"
+
+
+def _image_boxes(
+    text: str, size: tuple[int, int], plan: FramePlan, convention: BoxConvention
+) -> str:
+    """The text with every box, in pixels of the original image, in the model's convention."""
+    sides = (*size, *size)
+
+    def written(match: re.Match[str]) -> str:
+        numbers = numbers_of(match[1])
+        if not numbers:
+            return match[0]
+        box: Box = tuple(n / side for n, side in zip(numbers, sides, strict=True))  # pyright: ignore
+        return f"<box>{convention.write(box, plan.size)}</box>"
+
+    return _ANY_BOX.sub(written, text)

@@ -28,7 +28,8 @@ from actors.weights.node_cache import Stage
 from actors.weights.update_stream import Delivery, Loaded
 from o3rl.config import ModelConfig, RolloutsConfig, SamplingConfig
 from o3rl.media.reader import digest
-from o3rl.text.prompts import messages
+from o3rl.text.boxes import convention_of
+from o3rl.text.prompts import messages, rendered
 from o3rl.types import Failure, Group, Prompt, Rollout, Version
 from o3rl.weights.buckets import unpack
 from o3rl.weights.manifest import Manifest, WeightSource
@@ -49,6 +50,7 @@ class StandIn:
         self._tokenizer = PreTrainedTokenizerFast.from_pretrained(model.path)
         config = json.loads(Path(cached_file(model.path, "config.json") or "").read_text())
         vision = config["vision_config"]
+        self._convention = convention_of(config["model_type"])
         self._image = config["image_token_id"]
         self._factor = vision["patch_size"] * vision["spatial_merge_size"]
         self._serving = asyncio.Event()
@@ -173,10 +175,10 @@ class StandIn:
         return Rollout(prompt.group, index, tokens, logprobs, spans, "stop", text)
 
     def _prompt_tokens(self, prompt: Prompt, frames: np.ndarray) -> tuple[int, ...]:
-        chat = messages(prompt.row, prompt.plan, style=self._model.prompt_style)
-        tokens = self._tokenizer.apply_chat_template(
-            chat, add_generation_prompt=True, tokenize=True, return_dict=False
+        chat = messages(
+            prompt.row, prompt.plan, style=self._model.prompt_style, convention=self._convention
         )
+        tokens = self._tokenizer.encode(rendered(self._tokenizer, chat), add_special_tokens=False)
         a_frame = prompt.plan.tokens(self._factor) // len(frames)
         return tuple(
             t for token in tokens for t in [token] * (a_frame if token == self._image else 1)

@@ -3,9 +3,9 @@
 import pytest
 
 from o3rl.config import PromptStyle
-from o3rl.text.boxes import ABSOLUTE, RELATIVE_1000
+from o3rl.text.boxes import ABSOLUTE, RELATIVE_1000, BoxConvention
 from o3rl.text.grammar import answer_of, interval_of
-from o3rl.text.prompts import BRIEF, frame_lines, messages, target, with_boxes
+from o3rl.text.prompts import BRIEF, frame_lines, messages, rendered, target, with_boxes
 from o3rl.types import FramePlan, Row, Task, Truth
 from tests.o3rl.made import PLAN
 
@@ -33,11 +33,16 @@ def test_an_image_has_no_line():
     assert shown(frame_lines(STILL)) == "<image>\n"
 
 
+def asked(task: Task, *, convention: BoxConvention = ABSOLUTE) -> list[dict]:
+    row = made(task, Truth("A"))
+    return messages(row, PLAN, style=PromptStyle.full, convention=convention)
+
+
 @pytest.mark.parametrize("task", Task)
 def test_full_messages(task):
-    system, user = messages(made(task, Truth("A")), PLAN, style=PromptStyle.full)
+    system, user = asked(task)
     assert (system["role"], user["role"]) == ("system", "user")
-    for tag in ("<think>", "</think>", "<obj>", "<box>", "at<t>", "<answer>"):
+    for tag in ("<think>", "</think>", "<answer>"):
         assert tag in shown(system["content"])
     text = shown(user["content"])
     assert text.count("<image>") == len(PLAN.times_F)
@@ -46,17 +51,61 @@ def test_full_messages(task):
     assert len(lines[-1]) > 10
 
 
+EVIDENCE = {  # what a thought of the task is told to hold
+    Task.MCQ: set(),
+    Task.FREE_FORM: set(),
+    Task.TEMPORAL_SPATIAL: {"<obj>", "<box>", "at<t>"},
+    Task.TEMPORAL: {"<t>"},
+    Task.TEMPORAL_MCQ: {"<t>"},
+    Task.VISUAL: {"<obj>", "<box>"},
+}
+
+
+@pytest.mark.parametrize("task", Task)
+def test_evidence_is_asked_for_where_the_task_has_any(task):
+    said = shown(asked(task)[0]["content"])
+    assert {tag for tag in ("<obj>", "<box>", "at<t>") if tag in said} == EVIDENCE[task] - {"<t>"}
+    assert ("<t>" in said) == bool(EVIDENCE[task] & {"<t>", "at<t>"})
+    assert ("frame" in said, "line" in said) == (
+        task is not Task.VISUAL,
+        task is Task.TEMPORAL_SPATIAL,
+    )
+
+
+@pytest.mark.parametrize("task", [Task.TEMPORAL_SPATIAL, Task.VISUAL])
+def test_boxes_are_asked_for_as_the_family_writes_them(task):
+    assert "in pixels of the" in shown(asked(task)[0]["content"])
+    relative = shown(asked(task, convention=RELATIVE_1000)[0]["content"])
+    assert "in thousandths of width and height of the" in relative
+    assert "pixels" not in relative
+
+
+class Template:
+    """The ends of the family's templates: instruct, and one whose models always think."""
+
+    def __init__(self, ending: str):
+        self.ending = ending
+
+    def apply_chat_template(self, chat, **settings):
+        assert settings == {"tokenize": False, "add_generation_prompt": True}
+        return f"{chat[0]['content']}<|im_start|>assistant\n{self.ending}"
+
+
+@pytest.mark.parametrize("ending", ["", "<think>", "<think>\n", "<think>\n\n"])
+def test_the_thought_is_opened_by_the_model_itself(ending):
+    chat = [{"role": "user", "content": "Why <think>?"}]
+    assert rendered(Template(ending), chat) == "Why <think>?<|im_start|>assistant\n"
+
+
 def test_instructions_differ_by_task():
-    full = {
-        shown(messages(made(task, Truth("A")), PLAN, style=PromptStyle.full)[1]["content"])
-        for task in Task
-    }
+    full = {shown(asked(task)[1]["content"]) for task in Task}
     assert len(full) == len(Task)
 
 
 @pytest.mark.parametrize("task", Task)
 def test_brief_messages_are_the_user_alone(task):
-    [user] = messages(made(task, Truth("A")), PLAN, style=PromptStyle.brief)
+    row = made(task, Truth("A"))
+    [user] = messages(row, PLAN, style=PromptStyle.brief, convention=ABSOLUTE)
     assert shown(user["content"]).endswith(f"seconds.\nWhich?\n{BRIEF[task]}")
 
 
@@ -124,6 +173,20 @@ def test_the_answers_box_is_the_one_between_its_tags(box):
     truth = Truth(f"Of [1,2,3,4] <obj>car</obj><box>{box}</box>", box=BOX)
     written = target(made(Task.VISUAL, truth), STILL, convention=ABSOLUTE)
     assert answer_of(written) == "Of [1,2,3,4] <obj>car</obj><box>[20,20,100,100]</box>"
+
+
+@pytest.mark.parametrize(
+    ("convention", "boxes"),
+    [(ABSOLUTE, "[20,20,100,100] [0,0,10,5]"), (RELATIVE_1000, "[100,200,500,1000] [0,0,50,50]")],
+)
+def test_every_box_of_a_visual_answer_is_the_models(convention, boxes):
+    """In pixels of an image of 400 × 200, shown at 200 × 100."""
+    one, two = (f"<obj>car</obj><box>{box}</box>" for box in ("[40,40,200,200]", "[0,0,20,10]"))
+    row = made(Task.VISUAL, Truth(f"{one} and {two} <box>there</box>", box=BOX))
+    first, second = boxes.split()
+    assert answer_of(target(row, STILL, convention=convention)) == (
+        f"<obj>car</obj><box>{first}</box> and <obj>car</obj><box>{second}</box> <box>there</box>"
+    )
 
 
 def test_small_numbers_of_an_import_are_boxes():
