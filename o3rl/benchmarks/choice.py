@@ -27,10 +27,11 @@ _SAID = re.compile(
     r"|(?<![\w'])([A-Z])\s++(?:is|seems|must be)\s++(?:the\s++)?+(?:right|correct|best|true)\b",
     re.IGNORECASE | re.DOTALL,
 )
-_ENDS = re.compile(r"[)\]\"']*+\s*+(?:$|[.,;:!?。(\n–-]|(?:because|since|as|for)\b)")
+_ENDS = re.compile(r"[)\]\"']*+[ \t]*+(?:$|[.,;:!?。(\n–-]|(?:because|since|as|for)\b)")
 _RULED_OUT = re.compile(r"\b[Nn]ot\s++(?:option\s++)?[(\[]?[A-Z]\b[)\]]?[,;]?\s*+(?:but\b)?\s*+")
 _OTHER = re.compile(r"(?<![\w'])[(\[]?([A-Z])[.:)\]]")
-_NEGATION = re.compile(r"\b(?:not|no|never|neither|nor|none|cannot|isn|doesn|don|can)\b|n't|不|没")
+_MORE = re.compile(r"[)\]\"']*+\s*+[,;&/]\s*+(?:and\s|or\s)?+[(\[]?[A-Z]\b(?!\s*+\w)")
+_NEGATION = re.compile(r"\b(?:not|no|never|neither|nor|none|cannot)\b|n['’]t|不|没")
 
 
 def plain_options(options: Sequence[str]) -> tuple[str, ...]:
@@ -77,12 +78,11 @@ def _said(part: str, _: Sequence[str]) -> set[str]:
     """Letters after an answer phrase (`the answer is C`), or called right (`C is correct`)."""
     found = set()
     for match in _SAID.finditer(part):
-        letter = match[1] or match[3] or match[4]
-        after = match["after"]
-        if after is not None and not _ENDS.match(after):
-            # "the answer is A red bicycle", "the answer is a bit unclear"
-            continue
-        found.add(letter.upper())
+        letter, after = match[1] or match[3] or match[4], match["after"] or ""
+        if _MORE.match(after):
+            found |= {letter.upper(), "two"}
+        elif _ENDS.match(after):  # not "the answer is A red bicycle", "… is a bit unclear"
+            found.add(letter.upper())
     return found
 
 
@@ -129,12 +129,6 @@ def released_letter(text: str, letters: Iterable[str]) -> str:
     """What Open-o3 scores of one sample: its letter; A without one, or without a thought."""
     letter = tagged_letter(text, letters)
     return "A" if letter == NA or thought_of(text) is None else letter
-
-
-def last_of(found: Sequence[tuple[int, str]]) -> str | None:
-    """The letter of the largest position; of equal ones the first; None if all are below 0."""
-    there = [pair for pair in found if pair[0] >= 0]
-    return max(there, key=lambda pair: pair[0])[1] if there else None
 
 
 def padded_reply(text: str) -> str:

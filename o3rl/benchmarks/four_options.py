@@ -11,25 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from o3rl.benchmarks.choice import (
-    NA,
-    Asked,
-    accuracy,
-    asked,
-    by_group,
-    last_of,
-    listed_options,
-    meant,
-    padded_reply,
-    released_letter,
-    scored,
-)
-from o3rl.benchmarks.runner import Benchmark, Call, Row, Sampling, Scores, Scoring, read_list
+from o3rl.benchmarks import choice, runner
+from o3rl.benchmarks.runner import Row, Scores, Scoring
 
 LETTERS = "ABCD"
 UNREAD, WRONG = "", "Z"  # what the readers of the two say where they read nothing
 GROUPS = ("duration", "domain", "sub_category", "task_type", "task_domain", "audio_class")
-SAMPLING = Sampling(frames=64, pixels=512 * 512, max_tokens=8192)
+SAMPLING = runner.Sampling(frames=64, pixels=512 * 512, max_tokens=8192)
 
 _LEAD = ("The best answer is", "The correct answer is", "The answer is", "The answer",
          "The best option isThe correct option is", "Best answer:Best option:", "Answer:",
@@ -37,15 +25,9 @@ _LEAD = ("The best answer is", "The correct answer is", "The answer is", "The an
 _LETTER_ONLY = "Respond with only the letter (A, B, C, or D) of the correct option."
 _SELECT = "Select the best answer to the following multiple-choice question based on the video. "
 _THINK = (
-    "Select the best answer to the multiple-choice question based on the video. You must first "
-    "think about the reasoning process in the mind and then provide the user with the answer. The "
-    "reasoning process and answer are enclosed within <think> </think> and <answer> </answer> "
-    "tags, respectively. All reasoning must be grounded in visual evidence from the video. When "
-    "you mention any related object, person, or specific visual element, you must strictly follow "
-    "the following format: "
-    "`<obj>object_name</obj><box>bounding_box</box>at<t>time_in_seconds</t>s`. The reasoning "
-    "process MUST NOT be longer than 100 words. In the answer part, respond with only the letter "
-    "(A, B, C, or D) of the correct option."
+    "Select the best answer to the multiple-choice question based on the video. "
+    f"{runner.THINK}{runner.EVIDENCE} The reasoning process MUST NOT be longer than 100 words. "
+    "In the answer part, respond with only the letter (A, B, C, or D) of the correct option."
 )
 _WATCH = (
     "Carefully watch this video and pay attention to every detail. Based on your observations, "
@@ -63,13 +45,13 @@ def read_video_mme(path: Path) -> list[Row]:
         import pyarrow.parquet
 
         return _checked(pyarrow.parquet.read_table(path).to_pylist(), path)
-    return _checked(flattened(read_list(path)), path)
+    return _checked(flattened(runner.read_list(path)), path)
 
 
 def read_world_sense(path: Path) -> list[Row]:
     """Questions of `WorldSense.tsv`, or a JSON list of them; lists stored as text become lists."""
     if path.suffix == ".json":
-        return _checked(read_list(path), path)
+        return _checked(runner.read_list(path), path)
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows: list[Row] = list(csv.DictReader(file, delimiter="\t"))
     for number, row in enumerate(rows):
@@ -113,21 +95,21 @@ def _checked(rows: list[Row], path: Path) -> list[Row]:
     return rows
 
 
-def video_mme_calls(row: Row, think: bool) -> tuple[Call, ...]:
+def video_mme_calls(row: Row, think: bool) -> tuple[runner.Call, ...]:
     """The published question, or Open-o3's with thought and evidence."""
-    question = f"{row['question']}\n{listed_options(row['options'])}"
+    question = f"{row['question']}\n{choice.listed_options(row['options'])}"
     if think:
-        return (Call("response", f"Question:{question}\n{_THINK}"),)
-    return (Call("response", f"{_SELECT}{_LETTER_ONLY}\n{question}\nThe best answer is:"),)
+        return (runner.Call("response", f"Question:{question}\n{_THINK}"),)
+    return (runner.Call("response", f"{_SELECT}{_LETTER_ONLY}\n{question}\nThe best answer is:"),)
 
 
-def world_sense_calls(row: Row, think: bool) -> tuple[Call, ...]:
+def world_sense_calls(row: Row, think: bool) -> tuple[runner.Call, ...]:
     """Likewise; Open-o3's says that there is no transcript."""
-    question = f"Question: {row['question']}\n{listed_options(row['options'])}\n"
+    question = f"Question: {row['question']}\n{choice.listed_options(row['options'])}\n"
     if think:
-        return (Call("response", f"{_WATCH}\n{_SILENT}{question}\n{_THINK}"),)
+        return (runner.Call("response", f"{_WATCH}\n{_SILENT}{question}\n{_THINK}"),)
     text = f"\nThese are the frames of a video. {_SELECT}{_LETTER_ONLY}\n{question}Answer: "
-    return (Call("response", text, _WATCH),)
+    return (runner.Call("response", text, _WATCH),)
 
 
 def record(row: Row, texts: Mapping[str, str], reason: str) -> Row:
@@ -153,58 +135,59 @@ def last_marked_letter(text: str, letters: Sequence[str], contents: Sequence[str
     `contents` are option texts, looked for where no letter is found (Video-MME). NA: nothing.
     """
     if text in ("API Error", ""):
-        return NA
-    padded = padded_reply(text)
+        return choice.NA
+    padded = choice.padded_reply(text)
     marks = ("{}.", "{}:", "({})", "{} ", "\n{}\n", " {}\n", "\n{} ", ": {}", ":{}", ":\n{}",
              "\n\n{}", "**{}**", "{{{}}}")  # fmt: skip
     found = [(padded.rfind(mark.format(x)), x) for mark in marks for x in letters]
     if all(at < 0 for at, _ in found) and len(padded.split()) > 5:
         lowered = padded.lower()
         found = [(lowered.rfind(c.lower()), x) for x, c in zip(letters, contents, strict=False)]
-    return last_of(found) or NA
+    at, letter = max(found, key=lambda pair: pair[0], default=(-1, ""))  # of equal ones the first
+    return letter if at >= 0 else choice.NA
 
 
 def score_video_mme(records: Sequence[Row], scoring: Scoring) -> Scores:
     """Accuracy over all, or as published over those that were read; by length, domain and type."""
-    replies = asked(flattened(records))
+    replies = choice.asked(flattened(records))
     return _score(replies, scoring, UNREAD)
 
 
 def score_world_sense(records: Sequence[Row], scoring: Scoring) -> Scores:
     """Accuracy over all, by domain, type and length; published: what is unread is wrong."""
-    return _score(asked(records), scoring, WRONG)
+    return _score(choice.asked(records), scoring, WRONG)
 
 
-def _score(replies: Sequence[Asked], scoring: Scoring, unread: str) -> Scores:
+def _score(replies: Sequence[choice.Asked], scoring: Scoring, unread: str) -> Scores:
     """Published readers know four letters: rows of other options are left out, and counted."""
     four = [reply for reply in replies if len(reply.options) == 4]
     if scoring.by == "ours":
-        rows = [scored(reply, meant(reply)) for reply in replies]
-        figures: dict[str, Any] = {"rows": len(rows), "accuracy": accuracy(rows)}
+        rows = [choice.scored(reply, choice.meant(reply)) for reply in replies]
+        figures: dict[str, Any] = {"rows": len(rows), "accuracy": choice.accuracy(rows)}
         by_four = [row for row, reply in zip(rows, replies, strict=True) if len(reply.options) == 4]
-        figures["accuracy_four_options"] = accuracy(by_four)
+        figures["accuracy_four_options"] = choice.accuracy(by_four)
         counted, of = rows, replies
     else:
-        read = _released if scoring.by == "open_o3" else lambda reply: _first(reply, unread)
-        rows = [scored(reply, read(reply)) for reply in four]
+        released = scoring.by == "open_o3"
+        rows = [
+            choice.scored(
+                reply,
+                choice.released_letter(reply.response, LETTERS)
+                if released
+                else first_capital(reply.response) or unread,
+            )
+            for reply in four
+        ]
         counted = [row for row in rows if row["letter"] != UNREAD]
         of = [reply for reply, row in zip(four, rows, strict=True) if row["letter"] != UNREAD]
-        figures = {"rows": len(rows), "accuracy": accuracy(counted)}
+        figures = {"rows": len(rows), "accuracy": choice.accuracy(counted)}
         figures["other_options"] = len(replies) - len(four)
     answered = sum(row["read"] for row in rows)
     figures |= {"answered": answered, "accuracy_per_cent": 100 * figures["accuracy"]}
-    return Scores(figures | by_group(of, counted, GROUPS), rows)
+    return Scores(figures | choice.by_group(of, counted, GROUPS), rows)
 
 
-def _first(reply: Asked, unread: str) -> str:
-    return first_capital(reply.response) or unread
-
-
-def _released(reply: Asked) -> str:
-    return released_letter(reply.response, LETTERS)
-
-
-VIDEO_MME = Benchmark(
+VIDEO_MME = runner.Benchmark(
     name="Video-MME",
     size=2700,
     sampling=SAMPLING,
@@ -214,7 +197,7 @@ VIDEO_MME = Benchmark(
     record=record,
     score=score_video_mme,
 )
-WORLD_SENSE = Benchmark(
+WORLD_SENSE = runner.Benchmark(
     name="WorldSense",
     size=3172,
     sampling=SAMPLING,

@@ -24,9 +24,12 @@ _TIME = re.compile(
     rf"(?<![A-Za-z\d.:])(?:(?:(\d++):)?(\d++):)?+({_DIGITS}){_UNIT}(?![A-Za-z\d:])", re.ASCII
 )
 _JOINED = re.compile(
-    r"[\s\"'*]*+(?:to|until|till|through|[-–—−~〜]|到|至)(?:\s++(?:the|about|around))?+[\s\"'*]*+",
+    r"[\s\"'*]*+(?:to|until|till|through|->|[-–—−~〜→]|到|至)(?:\s++(?:the|about|around))?+[\s\"'*]*+",
     re.IGNORECASE,
 )
+_MINUTES = re.compile(r"(?<![\d.])(\d++)\s?+(?:minutes?+|mins?+|m)(?:\s++and)?+\s*+(?=\d)")
+_NO_SECONDS = re.compile(r"\d\s?+min", re.IGNORECASE)
+_NOT_BEFORE = re.compile(r"(?:\bframes?\s*+|\d,|(?<!\d)(?<!\d[.s])[-−])\Z", re.IGNORECASE)
 _BETWEEN = re.compile(r"\b(?:between|from)(?:\s++the)?+\s*+\Z", re.IGNORECASE)
 _AND = re.compile(r"\s*+and(?:\s++the)?+\s*+", re.IGNORECASE)
 _ENDS = tuple(
@@ -34,7 +37,7 @@ _ENDS = tuple(
     for word in ("start", "end")
 )
 _WORDS = re.compile(r"[^\W\d_]+")
-_PLAIN = {"start", "end", "from", "at", "and", "is", "seconds", "second", "s", "starts", "ends"}
+_BARE = {"start", "end", "from", "at", "and", "is", "seconds", "second", "s", "starts", "ends"}
 
 _NUMBER = r"\s*+[\"']?(-?\d++(?:\.\d*+)?+)[\"']?\s*+"
 _BOX = re.compile(rf"(?<![\d.])(?<!\d, )(?<!\d,){','.join([_NUMBER] * 4)}(?!,\s*+\d)")
@@ -72,15 +75,17 @@ def interval(text: str) -> Interval | None:
     tagged = interval_of(part)
     if tagged is not None:
         return _finite((float(tagged[0]), float(tagged[1])))
-    part = re.sub(r"</?t>|[*_`]", "", part)
+    part = _MINUTES.sub(r"\1:", re.sub(r"</?t>|[*_`]", "", part))
+    if _NO_SECONDS.search(part):
+        return None
     times = list(_TIME.finditer(part))
     for pairs in (_joined(part, times), _between(part, times), _named(part, times)):
         if pairs is None or len({_values(pair) for pair in pairs}) > 1:
             return None
         if pairs:
-            return None if any(_signed(part, time) for time in pairs[0]) else _values(pairs[0])
-    bare = len(times) == 2 and not any(_signed(part, time) for time in times)
-    if bare and {word.lower() for word in _WORDS.findall(part)} <= _PLAIN:
+            return _values(pairs[0]) if all(_plain(part, time) for time in pairs[0]) else None
+    bare = len(times) == 2 and all(_plain(part, time, bare=True) for time in times)
+    if bare and {word.lower() for word in _WORDS.findall(part)} <= _BARE:
         return _values((times[0], times[1]))
     return None
 
@@ -135,10 +140,12 @@ def _named(part: str, times: list[re.Match[str]]) -> list[Pair]:
     return list(zip(starts, ends, strict=True)) if len(starts) == len(ends) else []
 
 
-def _signed(part: str, time: re.Match[str]) -> bool:
-    """Whether a minus sign stands before it, and not a hyphen between two times."""
-    before = part[max(0, time.start() - 2) : time.start()]
-    return before[-1:] in ("-", "−") and not (before[:-1].isdigit() or before[:-1] in (".", "s"))
+def _plain(part: str, time: re.Match[str], *, bare: bool = False) -> bool:
+    """Whether no sign, no `frame` and no decimal comma stands before it (`bare`: a comma may)."""
+    before = _NOT_BEFORE.search(part[max(0, time.start() - 8) : time.start()])
+    if bare:
+        return before is None or before[0][-1] == ","
+    return before is None and not re.match(r",\d", part[time.end() : time.end() + 2])
 
 
 def _values(pair: Pair) -> Interval | None:

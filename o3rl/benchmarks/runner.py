@@ -25,18 +25,29 @@ SCORINGS = ("ours", "official", "open_o3")
 ATTEMPTS = 3  # of a call
 MISSING = "video missing"
 
+THINK = (  # as Open-o3 asks
+    "You must first think about the reasoning process in the mind and then provide the user with "
+    "the answer. The reasoning process and answer are enclosed within <think> </think> and "
+    "<answer> </answer> tags, respectively."
+)
+EVIDENCE = (
+    " All reasoning must be grounded in visual evidence from the video. When you mention any "
+    "related object, person, or specific visual element, you must strictly follow the following "
+    "format: `<obj>object_name</obj><box>bounding_box</box>at<t>time_in_seconds</t>s`."
+)
+
 Row = dict[str, Any]  # of a benchmark's file, or of a stored reply
 Message = dict[str, Any]  # of the chat form; images are referred to by {"type": "image"} in order
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One question to the model. `frames` in the text gives the place of the frames' lines."""
+    """One question to the model about the frames of a clip."""
 
     name: str  # what its text is stored as
     text: str
     system: str = ""
-    picture: str = ""  # one more image, shown after the frames; relative to the media folder
+    picture: str = ""  # one more image after the frames, handed over as its path below the media
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +55,7 @@ class Scoring:
     """How replies are scored: by whose rules, and in which coordinates boxes are written."""
 
     by: str = "ours"
-    convention: str = (
-        ""  # a model type of `o3rl.text.boxes`; empty: pixels of the video, as written
-    )
+    convention: str = ""  # of boxes: a model type; empty: pixels of the video, as written
 
     def __post_init__(self):
         if self.by not in SCORINGS:

@@ -11,17 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from o3rl.benchmarks import reading
-from o3rl.benchmarks.runner import (
-    MISSING,
-    Benchmark,
-    Call,
-    Row,
-    Sampling,
-    Scores,
-    Scoring,
-    read_list,
-)
+from o3rl.benchmarks import reading, runner
+from o3rl.benchmarks.runner import MISSING, Call, Row, Scores, Scoring
 from o3rl.text.boxes import interval_iou
 from o3rl.types import Interval
 
@@ -43,7 +34,7 @@ _RELEASED = ("one decimal place", "'From start_times to end_times'", "'From 12.5
 
 def read_rows(path: Path) -> list[Row]:
     """The rows of `tvgbench.json`. ValueError names the row that is none."""
-    rows = read_list(path)
+    rows = runner.read_list(path)
     for number, row in enumerate(rows):
         target_of(row, f"{path}, row {number}")
     return rows
@@ -156,10 +147,10 @@ def _by(name: str, records: Sequence[Row], rows: Sequence[Row]) -> dict[str, Any
     return {group: figures(ious) for group, ious in groups.items()}
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = runner.Benchmark(
     name="TVGBench",
     size=800,
-    sampling=Sampling(frames=64, pixels=512 * 512, max_tokens=1024),
+    sampling=runner.Sampling(frames=64, pixels=512 * 512, max_tokens=1024),
     read=read_rows,
     video=lambda row: row["path"],
     calls=calls,

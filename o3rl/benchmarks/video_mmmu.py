@@ -12,20 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from o3rl.benchmarks.choice import (
-    Asked,
-    accuracy,
-    asked,
-    by_group,
-    lettered,
-    listed_options,
-    meant,
-    padded_reply,
-    released_letter,
-    scored,
-)
+from o3rl.benchmarks import choice, runner
 from o3rl.benchmarks.reading import answer_part
-from o3rl.benchmarks.runner import Benchmark, Call, Row, Sampling, Scores, Scoring, read_list
+from o3rl.benchmarks.runner import Row, Scores, Scoring
 
 TRACKS = ("perception", "comprehension", "adaptation")
 CHOICE, OPEN = "multiple-choice", "open"
@@ -46,15 +35,7 @@ GROUPS = ("track", "discipline", "subject")
 _LEARN = "You should watch and learn the video content. Then apply what you learned to answer the "
 _PICTURE = " question. The image for this question is at the end of the video.\n"
 _QUIZ = "\nPlease ignore the Quiz question in last frame of the video."
-_THINK = (
-    "\nYou must first think about the reasoning process in the mind and then provide the user with "
-    "the answer. The reasoning process and answer are enclosed within <think> </think> and "
-    "<answer> </answer> tags, respectively. All reasoning must be grounded in visual evidence from "
-    "the video. When you mention any related object, person, or specific visual element, you must "
-    "strictly follow the following format: "
-    "`<obj>object_name</obj><box>bounding_box</box>at<t>time_in_seconds</t>s`. In the answer part, "
-    "respond with only the "
-)
+_THINK = f"\n{runner.THINK}{runner.EVIDENCE} In the answer part, respond with only the "
 _KEYS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ", "are ",
          "in total ", "total ", "identify ", "recognize ", "calculated as ", "counted as ",
          "measured as ", "observed as ", "concluded as ", "found to be ", "equals ",
@@ -79,7 +60,7 @@ def read_rows(path: Path) -> list[Row]:
             row for file, track in zip(files, TRACKS, strict=True) for row in _track(file, track)
         ]
     else:
-        rows = read_list(path)
+        rows = runner.read_list(path)
     return [_checked(row, f"{path}, row {number}") for number, row in enumerate(rows)]
 
 
@@ -109,9 +90,9 @@ def subject_of(identity: str) -> str:
     return "_".join(identity.split("_")[1:-1])
 
 
-def calls(row: Row, think: bool) -> tuple[Call, ...]:
+def calls(row: Row, think: bool) -> tuple[runner.Call, ...]:
     """One question; Adaptation shows its picture after the video."""
-    options = f"\n{listed_options(row['options'])}" if row.get("options") else ""
+    options = f"\n{choice.listed_options(row['options'])}" if row.get("options") else ""
     picture, text = "", f"{row['question']}{options}"
     if row.get("track") == "adaptation":
         kind = "multi-choice" if options else "open-ended"
@@ -120,7 +101,7 @@ def calls(row: Row, think: bool) -> tuple[Call, ...]:
         text += _QUIZ
     if think:
         text += f"{_THINK}{'letter of the correct option' if options else 'final answer'}."
-    return (Call("response", text, picture=picture),)
+    return (runner.Call("response", text, picture=picture),)
 
 
 def record(row: Row, texts: Mapping[str, str], reason: str) -> Row:
@@ -130,27 +111,27 @@ def record(row: Row, texts: Mapping[str, str], reason: str) -> Row:
 
 def score(records: Sequence[Row], scoring: Scoring) -> Scores:
     """Accuracies of choice, open and all questions, over all or those that the reader keeps."""
-    replies = asked([_grouped(each) for each in records])
+    replies = choice.asked([_grouped(each) for each in records])
     rows = [_scored(reply, scoring) for reply in replies]
     kinds = {
         "choice": [row for row, reply in zip(rows, replies, strict=True) if reply.options],
         "open": [row for row, reply in zip(rows, replies, strict=True) if not reply.options],
         "all": rows,
     }
-    figures: dict[str, Any] = {"rows": len(rows), "accuracy": accuracy(_kept(rows))}
+    figures: dict[str, Any] = {"rows": len(rows), "accuracy": choice.accuracy(_kept(rows))}
     if scoring.by == "ours":
         four = [r for r, reply in zip(rows, replies, strict=True) if len(reply.options) == 4]
-        figures["accuracy_four_options"] = accuracy(four)
+        figures["accuracy_four_options"] = choice.accuracy(four)
     for name, each in kinds.items():
         kept = _kept(each)
         figures[name] = {
-            "accuracy_5_digits": round(accuracy(kept), 5),
-            "accuracy": accuracy(kept),
+            "accuracy_5_digits": round(choice.accuracy(kept), 5),
+            "accuracy": choice.accuracy(kept),
             "rows": len(each),
             "in_denominator": len(kept),
         }
     kept = [(reply, row) for reply, row in zip(replies, rows, strict=True) if row["kept"]]
-    groups = by_group([reply for reply, _ in kept], [row for _, row in kept], GROUPS)
+    groups = choice.by_group([reply for reply, _ in kept], [row for _, row in kept], GROUPS)
     return Scores(figures | groups, rows)
 
 
@@ -171,18 +152,20 @@ def _grouped(stored: Row) -> Row:
     return {**known, **stored, "options": stored.get("options") if choice else ()}
 
 
-def _scored(reply: Asked, scoring: Scoring) -> Row:
+def _scored(reply: choice.Asked, scoring: Scoring) -> Row:
     if not reply.options:
         return _scored_open(reply, scoring)
     if scoring.by == "ours":
-        return scored(reply, meant(reply)) | {"kept": True}
+        return choice.scored(reply, choice.meant(reply)) | {"kept": True}
     if scoring.by == "open_o3":
-        return scored(reply, released_letter(reply.response, RELEASED_LETTERS)) | {"kept": True}
+        return choice.scored(reply, choice.released_letter(reply.response, RELEASED_LETTERS)) | {
+            "kept": True
+        }
     letter = official_letter(reply.response, reply.options)
-    return scored(reply, letter) | {"kept": letter != DROPPED}
+    return choice.scored(reply, letter) | {"kept": letter != DROPPED}
 
 
-def _scored_open(reply: Asked, scoring: Scoring) -> Row:
+def _scored_open(reply: choice.Asked, scoring: Scoring) -> Row:
     if scoring.by == "ours":
         said = answer_part(reply.response)
         correct, read = open_is_met(said, reply.answer), bool(said)
@@ -199,7 +182,7 @@ def official_letter(text: str, options: Sequence[str]) -> str:
     """VideoMMMU's rule (MMMU's, changed): of several candidates of the first kind the last."""
     if text in (DROPPED, ""):
         return DROPPED
-    padded, letters = padded_reply(text), [letter for letter, _ in lettered(options)]
+    padded, letters = choice.padded_reply(text), [letter for letter, _ in choice.lettered(options)]
     stops, colons, brackets, blanks = (
         [letter for letter in letters if mark.format(letter) in padded]
         for mark in ("{}.", "{}:", "({})", "{} ")
@@ -211,7 +194,7 @@ def official_letter(text: str, options: Sequence[str]) -> str:
         return _last(blanks, [padded.rfind(f" {letter} ") for letter in blanks])
     if len(padded.split()) > 5:
         lowered = padded.lower()
-        where = {x: lowered.rfind(option.lower()) for x, option in lettered(options)}
+        where = {x: lowered.rfind(option.lower()) for x, option in choice.lettered(options)}
         found = [letter for letter, at in where.items() if at >= 0]
         if found:
             return _last(found, [where[letter] for letter in found])
@@ -296,10 +279,10 @@ def _truths(answer: str) -> list[str]:
     return [str(each) for each in value] if isinstance(value, list) else [answer]
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = runner.Benchmark(
     name="VideoMMMU",
     size=900,
-    sampling=Sampling(frames=64, pixels=512 * 512, max_tokens=1024),
+    sampling=runner.Sampling(frames=64, pixels=512 * 512, max_tokens=1024),
     read=read_rows,
     video=lambda row: f"{row['id']}.mp4",
     calls=calls,

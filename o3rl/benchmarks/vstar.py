@@ -8,30 +8,11 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from o3rl.benchmarks.runner import Benchmark, Call, Row, Sampling, read_list
-from o3rl.benchmarks.vstar_scores import (
-    CORNERS,
-    WHAT,
-    WHEN_1,
-    WHEN_2,
-    WHERE_1,
-    WHERE_2,
-    check_row,
-    length_of,
-    score,
-)
+from o3rl.benchmarks import vstar_scores as scores
+from o3rl.benchmarks.runner import EVIDENCE, THINK, Benchmark, Call, Row, Sampling, read_list
+from o3rl.benchmarks.vstar_scores import CORNERS, check_row, length_of
 
 SIZE = 2094
-_THINK = (
-    "You must first think about the reasoning process in the mind and then provide the user with "
-    "the answer. The reasoning process and answer are enclosed within <think> </think> and "
-    "<answer> </answer> tags, respectively."
-)
-_EVIDENCE = (
-    " All reasoning must be grounded in visual evidence from the video. When you mention any "
-    "related object, person, or specific visual element, you must strictly follow the following "
-    "format: `<obj>object_name</obj><box>bounding_box</box>at<t>time_in_seconds</t>s`."
-)
 _NOT_IN_ANSWER = " Do not use <box>, <obj> and <t> in the answer part."
 _FROM_TO = "must follow the following format: `From <t>start_time</t>s to <t>end_time</t>s'"
 
@@ -56,11 +37,11 @@ def calls(row: Row, think: bool) -> tuple[Call, ...]:
     return tuple(
         Call(name, text, system)
         for name, text in (
-            (WHAT, _what(row, think)),
-            (WHEN_1, _when(row, "", "", think)),
-            (WHERE_1, _where(row["spatial_question"], _in_range(row), think)),
-            (WHERE_2, _where(row["spatial_question_2"], _how_many(len(boxes)), think)),
-            (WHEN_2, _when(row, size, given, think)),
+            (scores.WHAT, _what(row, think)),
+            (scores.WHEN_1, _when(row, "", "", think)),
+            (scores.WHERE_1, _where(row["spatial_question"], _in_range(row), think)),
+            (scores.WHERE_2, _where(row["spatial_question_2"], _how_many(len(boxes)), think)),
+            (scores.WHEN_2, _when(row, size, given, think)),
         )
     )
 
@@ -70,7 +51,7 @@ def _what(row: Row, think: bool) -> str:
         f"Answer the question about the video: {row['question']} \n (If the answer is a person, "
         "you don't need to identify the person.)"
     )
-    return text + (_THINK + _EVIDENCE + _NOT_IN_ANSWER if think else "")
+    return text + (THINK + EVIDENCE + _NOT_IN_ANSWER if think else "")
 
 
 def _when(row: Row, size: str, given: str, think: bool) -> str:
@@ -79,7 +60,7 @@ def _when(row: Row, size: str, given: str, think: bool) -> str:
         f"{row['temporal_question']} \n {given}"
     )
     if think:
-        return f"{head}{_THINK} The answer {_FROM_TO}"
+        return f"{head}{THINK} The answer {_FROM_TO}"
     return f"{head}Output the start and end moment timestamps."
 
 
@@ -92,7 +73,7 @@ def _where(question: str, task: tuple[str, str], think: bool) -> str:
     if not think:
         return f"{head}{wanted[0].upper()}{wanted[1:]}\nExample output: {example}\n"
     return (
-        f"{head}{_THINK}\nIn the answer part, {wanted}\n"
+        f"{head}{THINK}\nIn the answer part, {wanted}\n"
         f"Example output of the answer part: {example}\n"
     )
 
@@ -135,5 +116,5 @@ BENCHMARK = Benchmark(
     video=lambda row: f"{row['vid']}.mp4",
     calls=calls,
     record=record,
-    score=score,
+    score=scores.score,
 )

@@ -295,8 +295,7 @@ def _domain(row: Row) -> str:
 
 
 def _figures(rows: Sequence[Measured], all_rows: bool, *, overall: bool = False) -> dict[str, Any]:
-    """Of one group. As published, means are over rows with a what answer, and so is the accuracy
-    of a part; only overall it is over all."""
+    """Of one group. As published, means are over rows with a what answer, Acc overall over all."""
     seen = rows if all_rows else [row for row in rows if row.counted]
     total = len(rows) if overall else len(seen)
     accuracy = sum(row.score >= RIGHT for row in seen) / total if total else 0.0
