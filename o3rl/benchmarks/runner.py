@@ -211,6 +211,7 @@ class Runner:
     frames: Frames
     media: Path
     log: Path
+    model: str = ""  # whose replies these are; a log of another's is refused
     think: bool = True
     at_once: int = 16
     _names: dict[str, Path] = field(default_factory=dict, init=False)
@@ -222,7 +223,7 @@ class Runner:
 
         Raises ValueError where the log is of other rows.
         """
-        done = read_log(self.log, rows)
+        done = read_log(self.log, rows, self._settings())
         self._names = {path.name: path for path in sorted(self.media.rglob("*")) if path.is_file()}
         room = asyncio.Semaphore(self.at_once)
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -230,7 +231,7 @@ class Runner:
         async def one(number: int) -> None:
             async with room:
                 done[number] = await self._one(rows[number])
-                _append(self.log, number, rows[number], done[number])
+                _append(self.log, number, rows[number], self._settings(), done[number])
                 advance()
 
         async with asyncio.TaskGroup() as group:
@@ -240,6 +241,9 @@ class Runner:
                 else:
                     group.create_task(one(number))
         return [done[number] for number in range(len(rows))]
+
+    def _settings(self) -> str:
+        return f"{self.model}, {'thinking' if self.think else 'plain'}, {self.benchmark.sampling}"
 
     async def _one(self, row: Row) -> Row:
         record, texts = self.benchmark.record, {}
@@ -287,8 +291,11 @@ def chat(call: Call, times: Sequence[float]) -> list[Message]:
     return [*system, {"role": "user", "content": content}]
 
 
-def read_log(log: Path, rows: Sequence[Row]) -> dict[int, Row]:
-    """The records that a log has, by row number; a line cut short by a kill is asked again."""
+def read_log(log: Path, rows: Sequence[Row], settings: str) -> dict[int, Row]:
+    """The records that a log has, by row number; a line cut short by a kill is asked again.
+
+    Raises ValueError where it is of other rows, or of another model or sampling.
+    """
     done: dict[int, Row] = {}
     for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else ():
         try:
@@ -296,17 +303,21 @@ def read_log(log: Path, rows: Sequence[Row]) -> dict[int, Row]:
         except ValueError:
             continue
         number = entry["number"]
-        if number >= len(rows) or entry["about"] != _about(rows[number]):
-            raise ValueError(f"{log} is the log of other rows (row {number}); name another folder")
+        wanted = [_about(rows[number]), settings] if number < len(rows) else []
+        if [entry["about"], entry["settings"]] != wanted:
+            raise ValueError(
+                f"{log} is the log of other rows or settings ({entry['settings']}, row {number}); "
+                "name another folder"
+            )
         if not entry["record"].get("reason"):
             done[number] = entry["record"]
     return done
 
 
-def _append(log: Path, number: int, row: Row, record: Row) -> None:
-    line = json.dumps({"number": number, "about": _about(row), "record": record})
+def _append(log: Path, number: int, row: Row, settings: str, record: Row) -> None:
+    entry = {"number": number, "about": _about(row), "settings": settings, "record": record}
     with log.open("a", encoding="utf-8") as file:
-        file.write(f"\n{line}\n")  # on a line of its own, whatever a kill left before
+        file.write(f"\n{json.dumps(entry)}\n")  # on a line of its own, whatever a kill left before
 
 
 def _about(row: Row) -> str:

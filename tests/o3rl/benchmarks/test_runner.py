@@ -50,8 +50,8 @@ def media(folder, rows, empty=()):
     return folder
 
 
-def run(tmp_path, asker, rows=ROWS, benchmark=VSTAR):
-    runner = Runner(benchmark, asker, frames, tmp_path / "media", tmp_path / "log.jsonl")
+def run(tmp_path, asker, rows=ROWS, model="m"):
+    runner = Runner(VSTAR, asker, frames, tmp_path / "media", tmp_path / "log.jsonl", model)
     advanced = []
     records = asyncio.run(runner.run(rows, lambda: advanced.append(1)))
     assert len(advanced) == len(rows)
@@ -106,8 +106,9 @@ def test_a_killed_run_goes_on(tmp_path):
     assert len(asker.asked) == 5 * 2  # the row that was cut, and the one that had no video
     assert again[:3] == first[:3]
     assert again[3]["reason"] == ""
-    with pytest.raises(ValueError, match=r"the log of other rows \(row 0\)"):
-        run(tmp_path, asker, ROWS[1:])
+    for rows, model in ((ROWS[1:], "m"), (ROWS, "another")):
+        with pytest.raises(ValueError, match=r"the log of other rows or settings \(m, thinking"):
+            run(tmp_path, asker, rows, model)
 
 
 def test_chats_have_a_line_for_each_frame_and_the_picture_last():
