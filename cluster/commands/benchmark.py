@@ -32,7 +32,7 @@ def score(options: argparse.Namespace) -> int:
         judge = Judge(JudgeSettings(options.judge, options.judge_model), options.judge_cache)
         records, settings["judge"] = _judged(records, judge, scoring.by), judge.settings.shown()
     found = result(name, size, records, scorer(records, scoring), settings=settings)
-    text = json.dumps(found, ensure_ascii=False, indent=2)
+    text = json.dumps(found, indent=2)  # ASCII: a reply may hold half a character
     if options.out is not None:
         write_text(options.out, text)
     if options.json:

@@ -152,10 +152,9 @@ class Judge:
 
 def chat_of(question: str, answer: str, candidate: str) -> list[Message]:
     """What the judge is asked about one answer."""
-    return [
-        {"role": "system", "content": SYSTEM},
-        {"role": "user", "content": _USER.format(question, answer, candidate)},
-    ]
+    asked = _USER.format(question, answer, candidate)
+    whole = asked.encode(errors="replace").decode()  # a reply that was cut may end in half a sign
+    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": whole}]
 
 
 def official_score(reply: str) -> int:

@@ -162,12 +162,14 @@ def _reason(record: Row) -> str:
     return record.get("reason") or (MISSING if record.get("video_missing") else "")
 
 
-def _written(value: Any) -> Any:
-    """With numbers that JSON does not know as text."""
+def _written(value: Any, depth: int = 12) -> Any:
+    """With numbers that JSON does not know as text, and no deeper than anything means."""
+    if isinstance(value, dict | list | tuple) and depth == 0:
+        return "…"
     if isinstance(value, dict):
-        return {str(key): _written(each) for key, each in value.items()}
+        return {str(key): _written(each, depth - 1) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_written(each) for each in value]
+        return [_written(each, depth - 1) for each in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 

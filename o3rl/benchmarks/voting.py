@@ -166,6 +166,8 @@ def score(records: Sequence[Row], scoring: Scoring) -> Scores:
             rows.append(count(stored))
         except KeyError as error:
             raise ValueError(f"reply {number} has no {error}") from error
+        except (TypeError, AttributeError) as error:
+            raise ValueError(f"reply {number} has a value of another kind: {error}") from error
     right = sum(row["correct"] for row in rows)
     share = right / len(rows) if rows else 0.0
     return Scores(

@@ -75,3 +75,33 @@ def test_wrong_input_is_one_line(tmp_path, capsys, arguments, words):
     said = capsys.readouterr().err
     assert words in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("options", [[], ["--official"], ["--open-o3"]])
+def test_what_a_model_writes_never_stops_the_command(tmp_path, capsys, options):
+    deep = '{"12": [1, 2, 3, 4], "x": ' + 700 * "[" + 700 * "]" + "}"
+    texts = [
+        "half of a sign: \ud83d",
+        deep,
+        5000 * "9" + " to 5",
+        "{" * 9000,
+        "\0",
+        "NaN: Infinity",
+    ]
+    rows = json.loads((DATA / "vstar_scores.json").read_text())["rows"][: len(texts)]
+    for row, text in zip(rows, texts, strict=True):
+        row["texts"] = dict.fromkeys(row["texts"], text)
+    (tmp_path / "odd.json").write_text(json.dumps(rows))
+    found = scored(capsys, "vstar", str(tmp_path / "odd.json"), *options)
+    assert found["overall"]["rows"] == len(texts)
+    clips = [row | {"output_text": text} for row, text in zip(_tvg(), texts, strict=False)]
+    (tmp_path / "odd.json").write_text(json.dumps(clips))
+    scored(capsys, "tvg", str(tmp_path / "odd.json"), *options)
+    replies = [{"options": ["a", "b", "c", "d"], "answer": "A", "response": text} for text in texts]
+    (tmp_path / "odd.json").write_text(json.dumps(replies))
+    for name in ("videomme", "worldsense", "videommmu"):
+        assert scored(capsys, name, str(tmp_path / "odd.json"), *options)["accuracy"] < 1.1
+
+
+def _tvg():
+    return json.loads((DATA / "tvg_scores.json").read_text())["rows"]

@@ -143,6 +143,12 @@ def test_an_endpoint_that_is_not_there_stops_after_the_first_row(tmp_path):
     assert waits == [1, 2]
 
 
+def test_half_a_sign_is_sent_as_something(tmp_path):
+    with endpoint(says("1")) as (url, asked):
+        assert ask(url, tmp_path, [chat_of("Who?", "a", "cut \ud83d")]) == ["1"]
+    assert "cut ?" in asked[0]["messages"][1]["content"]
+
+
 def test_settings_are_checked():
     with pytest.raises(ValueError, match="judge url is 'localhost'"):
         JudgeSettings("localhost", "m")

@@ -130,3 +130,5 @@ def test_time_is_linear(piece):
 def test_a_case_that_lacks_something_is_told():
     with pytest.raises(ValueError, match="reply 0 has no 'responses'"):
         score([{key: value for key, value in CASES[0].items() if key != "responses"}], Scoring())
+    with pytest.raises(ValueError, match="reply 0 has a value of another kind"):
+        score([CASES[0] | {"responses": [None]}], Scoring())
