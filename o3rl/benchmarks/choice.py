@@ -170,6 +170,11 @@ def asked(records: Sequence[Row]) -> list[Asked]:
     return replies
 
 
+def record(row: Row, texts: Mapping[str, str], reason: str) -> Row:
+    """A question as its reply is stored and scored."""
+    return row | {"response": texts.get("response", ""), "reason": reason}
+
+
 def meant(reply: Asked) -> str:
     """`letter_of` for a table of readers: NA where nothing is meant."""
     return letter_of(reply.response, reply.options) or NA

@@ -7,7 +7,7 @@ Video-MME then leaves unread replies out of its accuracy; WorldSense counts them
 import ast
 import csv
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,11 +112,6 @@ def world_sense_calls(row: Row, think: bool) -> tuple[runner.Call, ...]:
     return (runner.Call("response", text, _WATCH),)
 
 
-def record(row: Row, texts: Mapping[str, str], reason: str) -> Row:
-    """A row as it is stored and scored."""
-    return row | {"response": texts.get("response", ""), "reason": reason}
-
-
 def first_capital(text: str) -> str:
     """Video-MME's and WorldSense's reader: known phrases go, then the first A, B, C or D.
 
@@ -194,7 +189,7 @@ VIDEO_MME = runner.Benchmark(
     read=read_video_mme,
     video=lambda row: f"{row.get('videoID') or row['video_id']}.mp4",
     calls=video_mme_calls,
-    record=record,
+    record=choice.record,
     score=score_video_mme,
 )
 WORLD_SENSE = runner.Benchmark(
@@ -204,6 +199,6 @@ WORLD_SENSE = runner.Benchmark(
     read=read_world_sense,
     video=lambda row: row.get("video_path") or f"{row['video']}.mp4",
     calls=world_sense_calls,
-    record=record,
+    record=choice.record,
     score=score_world_sense,
 )

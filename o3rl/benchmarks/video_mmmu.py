@@ -8,7 +8,7 @@ text. `ours` reads letters as everywhere and wants whole words.
 import ast
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,11 +102,6 @@ def calls(row: Row, think: bool) -> tuple[runner.Call, ...]:
     if think:
         text += f"{_THINK}{'letter of the correct option' if options else 'final answer'}."
     return (runner.Call("response", text, picture=picture),)
-
-
-def record(row: Row, texts: Mapping[str, str], reason: str) -> Row:
-    """A row as it is stored and scored."""
-    return row | {"response": texts.get("response", ""), "reason": reason}
 
 
 def score(records: Sequence[Row], scoring: Scoring) -> Scores:
@@ -286,6 +281,6 @@ BENCHMARK = runner.Benchmark(
     read=read_rows,
     video=lambda row: f"{row['id']}.mp4",
     calls=calls,
-    record=record,
+    record=choice.record,
     score=score,
 )
