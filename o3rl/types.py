@@ -73,7 +73,8 @@ class Truth:
 class Row:
     """One STGR record that passed import.
 
-    `media` is a video, or for visual QA an image, relative to the media root.
+    `media` is a video, or for visual QA an image, relative to the media root; `part` are seconds of
+    the video where the row is of a part alone, whose times count from its first frame.
     `reasoning` (SFT only) is the thought of the file's text; its boxes are normalised to [0, 1].
     """
 
@@ -85,6 +86,7 @@ class Row:
     truth: Truth
     image_size: tuple[int, int] | None = None  # width, height of the original image (visual QA)
     reasoning: str | None = None
+    part: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True, order=True)

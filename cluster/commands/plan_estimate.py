@@ -173,9 +173,16 @@ def frame_tokens(frames: FramesConfig) -> int:
     return int(CEILING * frames.pixels) // frames.factor**2
 
 
+def most_seen(frames: FramesConfig) -> int:
+    """Image tokens of the largest prompt: all frames of a video, or a single image."""
+    return max(
+        frames.max_frames * frame_tokens(frames), frames.image_max_pixels // frames.factor**2
+    )
+
+
 def largest(run: RunConfig, architecture: Architecture) -> Pass:
     """The largest pass of whole groups: all frames, every completion of full length."""
-    seen = run.frames.max_frames * frame_tokens(run.frames)
+    seen = most_seen(run.frames)
     written = run.sampling.group_size * run.sampling.max_tokens
     limit = run.learning.tokens_per_pass
     packs = max(1, limit // (seen + written))
@@ -278,7 +285,7 @@ def _tight(
             f"frames.factor is {run.frames.factor}; it must be a multiple of {side}, the side of "
             "an image token of this model"
         )
-    seen = run.frames.max_frames * frame_tokens(run.frames)
+    seen = most_seen(run.frames)
     room = min(sampling.max_prompt_tokens, rollouts.max_model_tokens - sampling.max_tokens)
     if seen > room:
         yield (

@@ -29,6 +29,17 @@ class OldLogprobs(StrEnum):
     recomputed = "recomputed"
 
 
+class FrameReader(StrEnum):
+    """Who decodes videos. auto: PyAV, right and the faster one on each kind (docs/data.md).
+
+    decord is wrong on several kinds of files: `o3rl data check` tells which of yours.
+    """
+
+    auto = "auto"
+    pyav = "pyav"
+    decord = "decord"
+
+
 class Schedule(StrEnum):
     """Learning rate over the run's batches (not mini-batches), after warm-up."""
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from o3rl.config.choices import (
+    FrameReader,
     Objective,
     OldLogprobs,
     Placement,
@@ -78,32 +79,27 @@ class FramesConfig:
     min_frames: int = 4
     max_frames: int = 16
     pixels: int = 128 * 28 * 28  # floor of a frame's area; the ceiling is 5 % above
+    image_min_pixels: int = 4 * 28 * 28  # of a single image (visual QA)
+    image_max_pixels: int = 256 * 28 * 28
     factor: int = 28  # sides are multiples of it
+    reader: FrameReader = FrameReader.auto
     readers: int = 0  # processes that decode at the same time; 0: one for two cores, at most 8
     decode_seconds: float = 60.0  # limit per video, after which its reader is killed
     cache_mib: int = 512
 
     def __post_init__(self):
         require(self.fps > 0, "frames.fps", self.fps, "more than 0")
-        require(
-            2 <= self.min_frames <= self.max_frames,
-            "frames.min_frames",
-            self.min_frames,
-            f"2 to frames.max_frames ({self.max_frames})",
-        )
-        require(
-            self.min_frames % 2 == 0 and self.max_frames % 2 == 0,
-            "frames.min_frames, frames.max_frames",
-            (self.min_frames, self.max_frames),
-            "even",
-        )
+        least, most = self.min_frames, self.max_frames
+        require(2 <= least <= most, "frames.min_frames", least, f"2 to frames.max_frames ({most})")
+        names = "frames.min_frames, frames.max_frames"
+        require(least % 2 == 0 and most % 2 == 0, names, (least, most), "even")
         require(self.factor > 0, "frames.factor", self.factor, "more than 0")
-        require(
-            self.pixels >= self.factor**2,
-            "frames.pixels",
-            self.pixels,
-            f"at least one patch of {self.factor}² px",
-        )
+        patch = self.factor**2
+        rule = f"at least one patch of {self.factor}² px"
+        require(self.pixels >= patch, "frames.pixels", self.pixels, rule)
+        few, many = self.image_min_pixels, self.image_max_pixels
+        rule = f"{self.factor}² px to frames.image_max_pixels ({many})"
+        require(patch <= few <= many, "frames.image_min_pixels", few, rule)
         require(self.readers >= 0, "frames.readers", self.readers, "0 (by the machine) or more")
         require(self.decode_seconds > 0, "frames.decode_seconds", self.decode_seconds, "> 0")
         require(self.cache_mib > 0, "frames.cache_mib", self.cache_mib, "more than 0")

@@ -17,13 +17,12 @@ from o3rl.data.json_records import read_records
 from o3rl.data.parquet import each_row
 from o3rl.data.statistics import Spread, Stats
 from o3rl.data.stgr import Counted, ImportReport, accepted_rows, count
+from o3rl.media.decoder import NOT_THERE
 from o3rl.media.probe import Medium, Probe
 from o3rl.types import Row, Task
 
 SLACK = 0.5  # seconds by which evidence may lie behind the end of its video
 KEPT_PER_TASK = 64  # rows from which a sample is drawn
-# Where a key frame's own image cannot be had for one of these, the video's frame is taken.
-REPLACED = {"missing", "not a file", "empty", "outside the media root", "path cannot be resolved"}
 SAME_ID = "same id"
 SAME_QUESTION = "same media and question"
 
@@ -129,7 +128,7 @@ class Checker:
             return
         is_key_frame = all(use.is_key_frame for use in uses)
         reason = f"key frame's image: {probe.reason}" if is_key_frame else probe.reason
-        if not (is_key_frame and probe.reason in REPLACED):
+        if not (is_key_frame and probe.reason in NOT_THERE):
             self._unreadable |= {use.row for use in uses}
         bad = self._media.bad.setdefault(reason, BadMedia(0, 0, probe.medium.path))
         bad.files += 1

@@ -1,26 +1,44 @@
 """Probing and decoding, in a child process: a file that hangs or kills it costs one row.
 
 `Decoder` is for one thread at a time; `reader` shares several among many. The child holds
-decord and Pillow (`o3rl.media.decoder_process`); nothing of it is imported here.
+PyAV and Pillow (`o3rl.media.decoder_process`); nothing of it is imported here.
+
+Two kinds of failure: `MediaError` is of a file, and the next try ends the same way; `MediaLost` is
+of whoever reads (no process, no room, no answer), and a later try may go well.
 """
 
+import errno
 import json
+import logging
 import os
 import socket
 import stat
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from o3rl.media.frame_plan import VideoInfo
 from o3rl.types import FramePlan
 
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
 START_SECONDS = 120.0
-CHILD = Path(__file__).with_name("decoder_process.py")
+# The project stands last on the path, where its modules hide no others.
+CHILD = (
+    "import sys; sys.path.append(sys.argv[1]); "
+    "from o3rl.media.decoder_process import main; main(int(sys.argv[2]))"
+)
+PROJECT = Path(__file__).parents[2]
+# Reasons for which no process is asked.
+NOT_THERE = {"missing", "not a file", "empty", "outside the media root", "path cannot be resolved"}
+GONE = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG, errno.EPERM)
 
 
 class MediaError(ValueError):
@@ -36,29 +54,40 @@ class MediaError(ValueError):
 
 
 class MediaLost(RuntimeError):
-    """Who reads the media does not answer: no fault of a file, and no row's to be set aside for."""
+    """Who reads the media does not answer or has no room: no fault of a file; try again later."""
 
 
 def inside(root: Path, relative: str) -> Path:
-    """The file at `relative` below `root`.
+    """The file at `relative` below `root`, under whichever Unicode form its name has there.
 
-    Raises MediaError if it is absolute, or leaves the root by `..` or by a link.
+    Links are the owner's own and may lead anywhere. Raises MediaError if the text of the path is
+    absolute or climbs out by `..`.
     """
+    tidy = os.path.normpath(relative)
+    if os.path.isabs(tidy) or tidy.split(os.sep)[0] == "..":
+        raise MediaError(relative, "outside the media root")
+    path = root / tidy
     try:
-        top = root.resolve()
-        path = (top / relative).resolve()
+        if not path.exists():
+            path = root
+            for part in Path(tidy).parts:
+                forms = (path / unicodedata.normalize(form, part) for form in ("NFC", "NFD"))
+                path = next((each for each in forms if each.exists()), path / part)
+        return path.resolve()
     except (OSError, RuntimeError, ValueError) as error:  # a link to itself, a null byte
         raise MediaError(relative, "path cannot be resolved") from error
-    if Path(relative).is_absolute() or not path.is_relative_to(top):
-        raise MediaError(relative, "outside the media root")
-    return path
 
 
 def check_file(path: Path) -> os.stat_result:
-    """What the system knows of a file with content. Raises MediaError."""
+    """What the system knows of a file with content.
+
+    Raises MediaError, and MediaLost where it is the storage that fails.
+    """
     try:
         facts = path.stat()
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno not in GONE:
+            raise MediaLost(f"{path}: {error}") from error
         raise MediaError(path, "missing") from error
     if not stat.S_ISREG(facts.st_mode):
         raise MediaError(path, "not a file")
@@ -71,12 +100,14 @@ class Decoder:
     """A child process that reads one file at a time, each within `seconds`.
 
     A file that takes longer, or kills the child, raises MediaError; the next one gets a new child.
+    One that does not start raises MediaLost. `reader` is `frames.reader`.
     """
 
-    def __init__(self, seconds: float):
+    def __init__(self, seconds: float, *, reader: str = "auto"):
         if not seconds > 0:
             raise ValueError(f"seconds is {seconds!r}; it must be more than 0")
         self._seconds = seconds
+        self._reader = reader
         self._child: subprocess.Popen | None = None
         self._socket: socket.socket | None = None
 
@@ -119,6 +150,17 @@ class Decoder:
         """A single image, uint8 [1, height, width, 3]. Raises MediaError."""
         return self._pixels(path, {"what": "read image", "size": plan.size}, plan)
 
+    def twice(self, ask: Callable[["Decoder"], T]) -> T:
+        """What `ask` gets from this; a file that cannot be read is tried again in a fresh child."""
+        try:
+            return ask(self)
+        except MediaError as error:
+            if error.reason in NOT_THERE:
+                raise
+            log.info("%s; a fresh reader tries once more", error)
+        self.close()
+        return ask(self)
+
     def close(self) -> None:
         """End the child, if there is one."""
         if self._socket is not None:
@@ -139,11 +181,11 @@ class Decoder:
         """Facts and `size` bytes for a request on `path`."""
         check_file(path)
         connection = self._connection()
-        line = json.dumps(request | {"path": str(path), "seconds": self._seconds}) + "\n"
+        told = {"path": str(path), "reader": self._reader, "seconds": self._seconds}
         deadline = time.monotonic() + self._seconds
         try:
             connection.settimeout(self._seconds)
-            connection.sendall(line.encode(errors="surrogateescape"))
+            connection.sendall(json.dumps(request | told).encode() + b"\n")
             facts, rest = _read_line(connection, deadline)
             pixels = _read_bytes(connection, rest, facts["bytes"], deadline)
         except TimeoutError as error:
@@ -161,24 +203,24 @@ class Decoder:
         if self._socket is not None and self._child is not None and self._child.poll() is None:
             return self._socket
         self.close()
-        ours, theirs = socket.socketpair()
-        with theirs:
-            # -P: the script's folder stays off the path, where its modules would hide others.
-            self._child = subprocess.Popen(
-                [sys.executable, "-P", str(CHILD), str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
-        self._socket = ours
         try:
+            ours, theirs = socket.socketpair()
+            with theirs:
+                # -P: the working directory stays off the path.
+                self._child = subprocess.Popen(
+                    [sys.executable, "-P", "-c", CHILD, str(PROJECT), str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,
+                )
+            self._socket = ours
             _read_line(ours, time.monotonic() + START_SECONDS)
         except (TimeoutError, EOFError, OSError) as error:
-            status = self._child.poll()
+            status = self._child.poll() if self._child else None
             self.close()
-            raise RuntimeError(
+            raise MediaLost(
                 f"the process that reads media did not start within {START_SECONDS:.0f} s "
-                f"(exit status {status}); try: {sys.executable} -c 'import decord, PIL'"
+                f"({error}; exit status {status}); try: {sys.executable} -c 'import av, PIL'"
             ) from error
         return ours
 

@@ -14,6 +14,7 @@ from o3rl.types import FramePlan, KeyFrame
 
 CEILING = 1.05  # largest area of a frame, in budgets
 MAX_ASPECT = 200  # Qwen's own limit of width by height
+EXACT = 1e-6  # seconds to which times are kept
 SAME_SECONDS = 0.05  # two frames as near as that count as one: lines tell times to 0.1 s
 
 
@@ -40,25 +41,16 @@ class VideoInfo:
 
 
 def smart_size(width: int, height: int, frames: FramesConfig) -> tuple[int, int]:
-    """Qwen's smart_resize: width and height as multiples of the factor, within the budget.
+    """Width and height of a video's frame as it goes in: its budget, and up to 5 % above.
 
     ValueError if a side is below 1 or one is over 200 times the other.
     """
-    if width < 1 or height < 1:
-        raise ValueError(f"frame size is {width}×{height}; both sides must be at least 1 pixel")
-    if max(width, height) / min(width, height) > MAX_ASPECT:
-        raise ValueError(f"frame is {width}×{height}; one side is over {MAX_ASPECT} of the other")
-    factor, floor, ceiling = frames.factor, frames.pixels, int(CEILING * frames.pixels)
-    wide, high = (round(side / factor) * factor for side in (width, height))
-    if wide * high > ceiling:
-        shrink = math.sqrt(width * height / ceiling)
-        wide, high = (
-            max(1, math.floor(side / shrink / factor)) * factor for side in (width, height)
-        )
-    elif wide * high < floor:
-        grow = math.sqrt(floor / (width * height))
-        wide, high = (math.ceil(side * grow / factor) * factor for side in (width, height))
-    return wide, high
+    return _fitted(width, height, frames.factor, frames.pixels, int(CEILING * frames.pixels))
+
+
+def image_size(width: int, height: int, frames: FramesConfig) -> tuple[int, int]:
+    """The same of a single image, which keeps its size between limits of its own."""
+    return _fitted(width, height, frames.factor, frames.image_min_pixels, frames.image_max_pixels)
 
 
 def plan_video(
@@ -97,20 +89,47 @@ def plan_video(
 
 def plan_image(width: int, height: int, frames: FramesConfig) -> FramePlan:
     """The plan of a single image: one frame at time 0, duration 0."""
-    return FramePlan((0,), (0.0,), smart_size(width, height, frames), 0.0)
+    return FramePlan((0,), (0.0,), image_size(width, height, frames), 0.0)
 
 
 def sample_indices(info: VideoInfo, frames: FramesConfig) -> tuple[int, ...]:
     """Even count, first and last frame included; a clip of one frame gives that frame.
 
-    n = floor_even(min(clamp(fps·duration, min, max), total));
-    indices are round(linspace(0, total−1, n)).
+    n = floor_even(min(clamp(fps·duration, min, max), total)); indices are
+    round(linspace(0, total−1, n)), or where the rate varies the frames nearest to
+    linspace(0, time of the last, n), each once.
     """
     wanted = min(max(frames.fps * info.duration, frames.min_frames), frames.max_frames)
     count = int(min(wanted, info.frames)) // 2 * 2
     if count < 2:
         return (0,)
-    return tuple(round(i * (info.frames - 1) / (count - 1)) for i in range(count))
+    if not rate_varies(info):
+        return tuple(round(i * (info.frames - 1) / (count - 1)) for i in range(count))
+    step, chosen = info.times[-1] / (count - 1), [-1]
+    for i in range(count):  # forward, and no further than leaves room for those that follow
+        index = max(nearest_index(info, i * step), chosen[-1] + 1)
+        chosen.append(min(index, info.frames - count + i))
+    return tuple(chosen[1:])
+
+
+def rate_varies(info: VideoInfo) -> bool:
+    """Whether a frame is shown half a mean period or more off its place in an even row."""
+    period = info.times[-1] / max(info.frames - 1, 1)
+    return any(abs(time - i * period) >= period / 2 > 0 for i, time in enumerate(info.times))
+
+
+def part_of(info: VideoInfo, start: float, end: float) -> tuple[VideoInfo, int]:
+    """The frames from `start` to before `end` as a video of its own, and the index of the first.
+
+    ValueError if there are none.
+    """
+    first, stop = (bisect_left(info.times, time - EXACT) for time in (start, end))
+    if first >= stop:
+        raise ValueError(f"no frames from {start} s to {end} s of {info.duration} s")
+    zero = info.times[first]
+    times = tuple(time - zero for time in info.times[first:stop])
+    length = min(end, info.duration) - zero
+    return VideoInfo(len(times), times, info.width, info.height, length), first
 
 
 def nearest_index(info: VideoInfo, time: float) -> int:
@@ -118,3 +137,21 @@ def nearest_index(info: VideoInfo, time: float) -> int:
     after = min(bisect_left(info.times, time), info.frames - 1)
     before = max(after - 1, 0)
     return before if time - info.times[before] <= info.times[after] - time else after
+
+
+def _fitted(width: int, height: int, factor: int, floor: int, ceiling: int) -> tuple[int, int]:
+    """Qwen's smart_resize: sides as multiples of the factor, the area within the limits."""
+    if width < 1 or height < 1:
+        raise ValueError(f"frame size is {width}×{height}; both sides must be at least 1 pixel")
+    if max(width, height) / min(width, height) > MAX_ASPECT:
+        raise ValueError(f"frame is {width}×{height}; one side is over {MAX_ASPECT} of the other")
+    wide, high = (round(side / factor) * factor for side in (width, height))
+    if wide * high > ceiling:
+        shrink = math.sqrt(width * height / ceiling)
+        wide, high = (
+            max(1, math.floor(side / shrink / factor)) * factor for side in (width, height)
+        )
+    elif wide * high < floor:
+        grow = math.sqrt(floor / (width * height))
+        wide, high = (math.ceil(side * grow / factor) * factor for side in (width, height))
+    return wide, high

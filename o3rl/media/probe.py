@@ -79,7 +79,7 @@ def _results(
 ) -> Iterator[Probe]:
     done: queue.Queue[Probe | BaseException | None] = queue.Queue(readers * AHEAD)
     lock, stopped = threading.Lock(), threading.Event()
-    patience = START_SECONDS + 2 * seconds + 30  # for a reader's start and both looks at a file
+    patience = 2 * START_SECONDS + 4 * seconds + 30  # for both looks at a file, each twice
 
     def following() -> Medium | None:
         with lock:

@@ -18,8 +18,8 @@ import numpy as np
 
 from o3rl.config import FramesConfig
 from o3rl.media.decoder import Decoder, MediaError, check_file, inside
-from o3rl.media.frame_plan import VideoInfo, plan_image, plan_video
-from o3rl.types import FramePlan, KeyFrame, Row, Task
+from o3rl.media.frame_plan import VideoInfo, part_of, plan_image, plan_video
+from o3rl.types import FramePlan, Interval, KeyFrame, Row, Task
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,9 @@ class MediaReader:
             raise ValueError(f"readers is {readers}; it must be 1 or more")
         self._root = root
         self._frames = frames
-        self._decoders = [Decoder(frames.decode_seconds) for _ in range(readers)]
+        self._decoders = [
+            Decoder(frames.decode_seconds, reader=frames.reader) for _ in range(readers)
+        ]
         self._idle = self._decoders.copy()  # its append and pop need no lock
         self._lock = threading.Lock()
         self._probes: OrderedDict[str, VideoInfo | tuple[int, int]] = OrderedDict()  # by the lock
@@ -60,7 +62,8 @@ class MediaReader:
     def plan(self, row: Row, *, training: bool) -> Planned:
         """Which frames a row needs; nothing is decoded yet.
 
-        In training the annotated key frames are among them. Raises MediaError.
+        In training the annotated key frames are among them. Raises MediaError, or MediaLost where
+        it is no fault of the file.
         """
         path = inside(self._root, row.media)
         identity = self._identity(path, row.media)
@@ -77,7 +80,7 @@ class MediaReader:
     def read(self, planned: Planned) -> np.ndarray:
         """The frames, read-only uint8 [F, height, width, 3].
 
-        Raises MediaError, also if the files are others than those that were planned.
+        Raises MediaError, also if the files are others than those that were planned, and MediaLost.
         """
         path = inside(self._root, planned.media)
         identity = self._identity(path, planned.media)
@@ -85,9 +88,10 @@ class MediaReader:
             raise MediaError(planned.media, "differs from the file that was planned")
         with self._decoder() as decoder:
             if planned.is_image:
-                pixels = decoder.decode_image(path, planned.plan)
+                pixels = decoder.twice(lambda it: it.decode_image(path, planned.plan))
             else:
-                pixels = decoder.decode(path, planned.plan, images=self._images(planned.plan))
+                images = self._images(planned.plan)
+                pixels = decoder.twice(lambda it: it.decode(path, planned.plan, images=images))
         pixels.setflags(write=False)
         return pixels
 
@@ -103,9 +107,20 @@ class MediaReader:
             return plan_image(*size, self._frames)
         info = self._probe(identity, path, lambda decoder: decoder.probe(path))
         assert isinstance(info, VideoInfo)
+        if row.part is not None:
+            return self._plan_part(info, row.part, path)
         merged = training and row.task is Task.TEMPORAL_SPATIAL
         key_frames = tuple(map(self._with_image, row.truth.key_frames)) if merged else ()
         return plan_video(info, self._frames, key_frames=key_frames)
+
+    def _plan_part(self, info: VideoInfo, part: Interval, path: Path) -> FramePlan:
+        try:
+            shown, first = part_of(info, *part)
+        except ValueError as error:
+            log.info("%s: %s", path, error)
+            raise MediaError(path, "no frames in the row's part") from error
+        plan = plan_video(shown, self._frames)
+        return replace(plan, indices_F=tuple(first + index for index in plan.indices_F))
 
     def _with_image(self, key_frame: KeyFrame) -> KeyFrame:
         """Without its path where there is no such image: then the video's own frame serves."""
@@ -127,7 +142,7 @@ class MediaReader:
                 self._probes.move_to_end(kept)
                 return self._probes[kept]
         with self._decoder() as decoder:
-            info = probe(decoder)
+            info = decoder.twice(probe)
         with self._lock:
             self._probes[kept] = info
             while len(self._probes) > PROBES_KEPT:
@@ -141,7 +156,7 @@ class MediaReader:
 
     def _key(self, plan: FramePlan, identity: str, *, is_image: bool) -> str:
         """32 hexadecimal digits of the content, the plan and the images of a row."""
-        parts = [identity, repr(sorted(asdict(plan).items())), str(is_image)]
+        parts = [identity, repr(sorted(asdict(plan).items())), str(is_image), self._frames.reader]
         parts += [
             self._identity(path, name or "")
             for path, name in zip(self._images(plan), plan.images_F, strict=True)

@@ -100,7 +100,7 @@ def test_of_forty_damaged_videos_each_has_a_reason(forty):
     assert by_kind == {
         "empty": {"empty"},
         "folder": {"not a file"},
-        "link out of the root": {"outside the media root"},
+        "link out of the root": {"not a file"},
         "link to nothing": {"missing"},
         "link to itself": {"path cannot be resolved"},
         "missing": {"missing"},

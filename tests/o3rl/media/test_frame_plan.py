@@ -1,10 +1,20 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from o3rl.config import FramesConfig
-from o3rl.media.frame_plan import VideoInfo, nearest_index, plan_image, plan_video, smart_size
+from o3rl.media.frame_plan import (
+    VideoInfo,
+    image_size,
+    nearest_index,
+    part_of,
+    plan_image,
+    plan_video,
+    smart_size,
+)
 from o3rl.types import KeyFrame
 
 FRAMES = FramesConfig()
@@ -86,8 +96,8 @@ def test_clips_of_few_frames(total, indices):
 def test_labels_are_true_times_at_a_variable_rate():
     info = VideoInfo(5, (0.0, 0.5, 0.6, 3.0, 3.2), 64, 48, 3.3)
     plan = plan_video(info, FRAMES)
-    assert plan.indices_F == (0, 1, 3, 4)
-    assert plan.times_F == (0.0, 0.5, 3.0, 3.2)
+    assert plan.indices_F == (0, 2, 3, 4)  # nearest to 0, 1.07, 2.13, 3.2 s
+    assert plan.times_F == (0.0, 0.6, 3.0, 3.2)
     assert plan.duration == 3.3
     assert plan.images_F == ()
 
@@ -186,9 +196,47 @@ def test_nearest_index(time, index):
 
 
 def test_an_image_is_one_frame_of_the_planned_area():
-    image = plan_image(640, 480, FRAMES)
+    image = plan_image(100, 300, FRAMES)
     assert (image.indices_F, image.times_F, image.duration) == ((0,), (0.0,), 0.0)
-    assert image.size == (13 * 28, 10 * 28)
+    assert image.size == (4 * 28, 11 * 28)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "tokens"),
+    [(640, 480, 234), (1920, 1080, 252), (100, 100, 16), (16, 16, 4)],  # as the released code
+)
+def test_an_image_has_limits_of_its_own(width, height, tokens):
+    wide, high = image_size(width, height, FRAMES)
+    assert wide * high == tokens * 28**2
+    expected = smart_resize(height, width, 28, 4 * 28**2, 256 * 28**2)
+    assert (high, wide) == expected
+
+
+def test_where_the_rate_varies_frames_are_sampled_by_time():
+    """Ten frames in the first second, ten more over the following 90."""
+    times = tuple(i / 10 for i in range(10)) + tuple(1.0 + 10 * i for i in range(10))
+    info = VideoInfo(20, times, 64, 48, 92.0)
+    plan = plan_video(info, FRAMES)
+    assert len(plan.indices_F) == len(set(plan.indices_F)) == 16
+    assert plan.indices_F[-9:] == tuple(range(11, 20))  # all that the long part has
+    few = plan_video(info, FramesConfig(max_frames=4))
+    assert few.times_F == (0.0, 31.0, 61.0, 91.0)  # nearest to 0, 30.3, 60.7, 91
+
+
+def test_a_rate_in_rounded_milliseconds_is_no_other_rate():
+    info = clip(10)
+    rounded = replace(info, times=tuple(round(time, 3) for time in info.times))
+    assert plan_video(rounded, FRAMES).indices_F == plan_video(info, FRAMES).indices_F
+
+
+def test_a_part_is_a_video_of_its_own():
+    part, first = part_of(clip(10, 10), 2.5, 4.5)
+    assert (first, part.frames, part.times[0]) == (25, 20, 0.0)
+    assert part.times[-1] == pytest.approx(1.9)
+    assert part.duration == pytest.approx(2.0)
+    assert part_of(clip(10, 10), 9.0, 99.0)[0].duration == pytest.approx(1.0)
+    with pytest.raises(ValueError, match=r"no frames from 11 s to 12 s of 10"):
+        part_of(clip(10, 10), 11, 12)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,38 @@ def test_key_frames_are_merged_in_training_only(reader, videos):
     # The same name with another picture is another key.
     Image.new("RGB", (64, 48), (0, 255, 0)).save(videos / "key.png")
     assert reader.plan(shown, training=True).key != planned.key
+
+
+def test_a_row_of_a_part_is_planned_and_read_from_there(reader):
+    whole = row("good.mp4")
+    planned = reader.plan(replace(whole, part=(1.0, 3.0)), training=True)
+    assert planned.plan.indices_F == (10, 16, 23, 29)  # 4 of 20: 10 + i·19/3
+    assert planned.plan.times_F == pytest.approx((0.0, 0.6, 1.3, 1.9))
+    assert planned.plan.duration == pytest.approx(2.0)
+    pixels = reader.read(planned)
+    middle = [int(frame[frame.shape[0] // 2, frame.shape[1] // 2].mean()) for frame in pixels]
+    assert middle == pytest.approx([100, 160, 230, 290 - 250], abs=4)
+    with pytest.raises(MediaError, match="no frames in the row's part"):
+        reader.plan(replace(whole, part=(7.0, 9.0)), training=True)
+
+
+def test_a_file_that_cannot_be_read_is_tried_once_more_in_a_fresh_reader(reader):
+    asked = []
+
+    def ask(decoder):
+        asked.append(decoder._child)
+        decoder.probe(videos_good)
+        if len(asked) == 1:
+            raise MediaError("v.mp4", "no readable video")
+        return "read"
+
+    videos_good = reader._root / "good.mp4"
+    assert reader._decoders[0].twice(ask) == "read"
+    assert asked[1] is None  # the first child was ended
+    asked.clear()
+    with pytest.raises(MediaError, match="missing"):
+        reader._decoders[0].twice(lambda it: asked.append(it) or it.probe(videos_good / "none"))
+    assert len(asked) == 1  # no other process would find it
 
 
 def test_image_row(reader, videos):
