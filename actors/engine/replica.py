@@ -11,7 +11,8 @@ import numpy as np
 
 from actors.weights.update_stream import Delivery, EngineBroken, Loaded
 from o3rl.code_digest import source_digest
-from o3rl.config import ModelConfig, RolloutsConfig, SamplingConfig
+from o3rl.config import VLLM, ModelConfig, RolloutsConfig, SamplingConfig
+from o3rl.config.user_functions import load_function
 from o3rl.media.decoder import MediaError
 from o3rl.types import Failure, Group, Prompt, Version
 from o3rl.weights.manifest import WeightSource
@@ -31,14 +32,16 @@ ENGINE_SECONDS = 6.0  # for it to answer between two passes; the pool waits a li
 
 
 def make_engine(model: ModelConfig, *, sampling: SamplingConfig, rollouts: RolloutsConfig) -> Any:
-    """vLLM's, or the stand-in where `rollouts.stand_in_seconds` asks for it."""
-    if rollouts.stand_in_seconds:
-        from tests.faults.fake_engine import StandIn
+    """vLLM's, or of the class that `rollouts.engine` names, which is made and called like `Engine`.
 
-        return StandIn(model, sampling=sampling, rollouts=rollouts)
-    from actors.engine.engine import Engine
-
-    return Engine(model, sampling=sampling, rollouts=rollouts)
+    Raises ValueError where there is no such class.
+    """
+    if rollouts.engine == VLLM:
+        from actors.engine.engine import Engine as make
+    else:
+        where = f"rollouts.engine is {rollouts.engine!r}"
+        make = load_function(rollouts.engine, where=where, hint=" on every node")
+    return make(model, sampling=sampling, rollouts=rollouts)
 
 
 class Replica:

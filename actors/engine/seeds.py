@@ -1,4 +1,4 @@
-"""What makes sampling repeatable; light, the stand-in has no vLLM."""
+"""What makes sampling repeatable; light, other engines have no vLLM."""
 
 from hashlib import blake2b
 

@@ -11,7 +11,6 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,8 +21,9 @@ from rich.table import Table
 from cluster.commands.plan_estimate import PROCESS_BYTES, Plan, Steps, plan_of
 from cluster.commands.plan_placement import Node
 from learners.model.architecture import Architecture, config_of
-from o3rl.config import RunConfig, examine, require
+from o3rl.config import RunConfig, examine, require, user_code
 from o3rl.config.shipped import find, model_path
+from o3rl.config.user_functions import check_module
 from o3rl.data.parquet import read_tasks
 from o3rl.data.row_order import RowOrder
 from o3rl.tracking.tracker import absolute_uri
@@ -62,8 +62,8 @@ def planned(config: RunConfig, options: argparse.Namespace) -> tuple[Plan | None
     _told(lambda: absolute_uri(config.tracking.uri, Path(config.folder)), problems)
     if not Path(config.data.media).is_dir():
         problems.append(f"data.media is {config.data.media!r}; it must be a folder")
-    for name, target in config.rewards.custom.items():
-        _told(lambda target=target, name=name: _find_module(name, target), problems)
+    for key, target in user_code(config).items():
+        _told(lambda target=target, key=key: check_module(target, where=key), problems)
     path, architecture = _model(config, problems)
     if architecture is None:
         return None, tuple(problems)
@@ -106,18 +106,6 @@ def _model(config: RunConfig, problems: list[str]) -> tuple[str, Architecture | 
         path = model_path(config.sft.start)
     sizes = _told(lambda: Architecture.of(config_of(path)), problems, "model.path: ")
     return path, sizes
-
-
-def _find_module(name: str, target: str) -> None:
-    module = target.partition(":")[0]
-    try:
-        found = find_spec(module)
-    except ModuleNotFoundError:
-        found = None
-    if found is None:
-        raise ValueError(
-            f"rewards.custom.{name} is {target!r}; there is no module {module} on the Python path"
-        )
 
 
 def _told(ask: Callable[[], T], problems: list[str], prefix: str = "") -> T | None:

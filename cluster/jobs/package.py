@@ -1,4 +1,4 @@
-"""What a job brings along: this project's wheel, the configuration, the user's own rewards.
+"""What a job brings along: this project's wheel, the configuration, the user's own modules.
 
 The wheel is unpacked into Ray's `working_dir`, which is on the path of every process of the job:
 there it has its metadata, so that its entry points are found, which bare source would not have;
@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import o3rl
-from o3rl.config import RunConfig, as_yaml
+from o3rl.config import RunConfig, as_yaml, user_code
 from o3rl.tracking.tracker import absolute_uri
 
 CONFIG = "run.yaml"
@@ -27,7 +27,7 @@ RAY_ITSELF = "auto"  # the address of the cluster that the job runs on
 
 
 def pack(run: RunConfig, folder: Path) -> None:
-    """Fill `folder`: the wheel's files, run.yaml, modules of custom rewards.
+    """Fill `folder`: the wheel's files, run.yaml, modules of custom rewards or of an engine.
 
     Raises ValueError where the wheel cannot be built or a module is not found.
     """
@@ -36,8 +36,8 @@ def pack(run: RunConfig, folder: Path) -> None:
         _build(root, folder)
     else:
         _copy_installed(folder)
-    for target in run.rewards.custom.values():
-        _copy_module(target.partition(":")[0].partition(".")[0], folder)
+    for key, target in user_code(run).items():
+        _copy_module(target.partition(":")[0].partition(".")[0], folder, key=key)
     (folder / CONFIG).write_text(as_yaml(run))
 
 
@@ -93,16 +93,19 @@ def _copy_installed(folder: Path) -> None:
         shutil.copy(str(file.locate()), target)
 
 
-def _copy_module(name: str, folder: Path) -> None:
+def _copy_module(name: str, folder: Path, *, key: str) -> None:
     """A user's module or package; one that is installed is the cluster's business."""
     spec = find_spec(name)
-    if spec is None or spec.origin is None:
-        raise ValueError(f"rewards.custom names module {name!r}, which is not found here")
-    origin = Path(spec.origin)
-    if Path(sysconfig.get_path("purelib")) in origin.parents or (folder / name).exists():
+    if spec is None:
+        raise ValueError(f"{key} names module {name!r}, which is not found here")
+    packages = spec.submodule_search_locations  # several, where there is no __init__.py
+    installed, skipped = Path(sysconfig.get_path("purelib")), shutil.ignore_patterns("__pycache__")
+    if (folder / name).exists():
         return
-    if origin.name == "__init__.py":
-        skipped = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(origin.parent, folder / name, ignore=skipped)
-    else:
-        shutil.copy(origin, folder / origin.name)
+    for place in map(Path, packages or [str(spec.origin)]):
+        if installed in place.parents:
+            continue
+        if packages:
+            shutil.copytree(place, folder / name, ignore=skipped, dirs_exist_ok=True)
+        else:
+            shutil.copy(place, folder / place.name)

@@ -4,6 +4,7 @@ Nothing here imports torch, Ray, vLLM or MLflow.
 """
 
 from o3rl.config.choices import (
+    VLLM,
     Objective,
     OldLogprobs,
     Placement,
@@ -16,7 +17,14 @@ from o3rl.config.choices import (
 )
 from o3rl.config.load import as_yaml, examine, load
 from o3rl.config.require import require
-from o3rl.config.run import RESOURCE_SHARE, SCORER_CPUS, RunConfig, check_combinations, cpus_needed
+from o3rl.config.run import (
+    RESOURCE_SHARE,
+    SCORER_CPUS,
+    RunConfig,
+    check_combinations,
+    cpus_needed,
+    user_code,
+)
 from o3rl.config.schema import (
     WAIVABLE,
     ClusterConfig,
@@ -35,6 +43,7 @@ from o3rl.config.schema import (
 __all__ = [
     "RESOURCE_SHARE",
     "SCORER_CPUS",
+    "VLLM",
     "WAIVABLE",
     "ClusterConfig",
     "DataConfig",
@@ -63,4 +72,5 @@ __all__ = [
     "examine",
     "load",
     "require",
+    "user_code",
 ]

@@ -2,6 +2,8 @@
 
 from enum import StrEnum
 
+VLLM = "vllm"  # the engine that is not a user's
+
 
 class Profile(StrEnum):
     """Reward profiles (STGR rewards): the paper's, the released code's, and paper plus guards."""

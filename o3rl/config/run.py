@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from o3rl.config.choices import Objective, OldLogprobs, Placement, Publish, Transfer
+from o3rl.config.choices import VLLM, Objective, OldLogprobs, Placement, Publish, Transfer
 from o3rl.config.require import all_right, require
 from o3rl.config.schema import (
     ClusterConfig,
@@ -178,12 +178,7 @@ def _check_transfer(run: RunConfig) -> None:
         ("learning.seconds", run.learning.seconds, run.learning.seconds > limit, f"> {limit:g}"),
         ("rollouts.placement", rollouts.placement.value, rollouts.placement is placed, placed),
         ("learning.publish", publish, full, "full"),
-        (
-            "rollouts.stand_in_seconds",
-            rollouts.stand_in_seconds,
-            not rollouts.stand_in_seconds,
-            "0",
-        ),
+        ("rollouts.engine", rollouts.engine, rollouts.engine == VLLM, VLLM),
     ]
     if way is Transfer.nccl:
         most = rollouts.max_replicas
@@ -193,6 +188,14 @@ def _check_transfer(run: RunConfig) -> None:
         ]
     for name, value, right, rule in rules:
         require(right, name, value, f"{rule} where rollouts.transfer is {way}")
+
+
+def user_code(run: RunConfig) -> dict[str, str]:
+    """What a run names of the user's own, `module:name` by key."""
+    named = {f"rewards.custom.{name}": target for name, target in run.rewards.custom.items()}
+    return (
+        named if run.rollouts.engine == VLLM else named | {"rollouts.engine": run.rollouts.engine}
+    )
 
 
 def cpus_needed(run: RunConfig) -> float:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from o3rl.config.choices import (
+    VLLM,
     FrameReader,
     Objective,
     OldLogprobs,
@@ -21,6 +22,7 @@ from o3rl.config.choices import (
     Transfer,
 )
 from o3rl.config.require import require
+from o3rl.config.user_functions import names_member
 from o3rl.types import PARTS, Task
 
 
@@ -167,8 +169,7 @@ class RewardsConfig:
         for name, target in self.custom.items():
             key = f"rewards.custom.{name}"
             require(name not in PARTS, key, target, f"named unlike a built-in part ({name} is one)")
-            module, _, function = target.partition(":")
-            require(bool(module and function), key, target, "module:function")
+            require(names_member(target), key, target, "module:function")
         known = [*PARTS, *self.custom]
         for name, weight in self.weights.items():
             require(
@@ -225,8 +226,9 @@ class LearningConfig:
 
 @dataclass
 class RolloutsConfig:
-    """The pool of rollout replicas, one vLLM engine each."""
+    """The pool of rollout replicas, one engine each."""
 
+    engine: str = VLLM  # or a class of yours, module:Class, with what `actors.engine.engine` offers
     replicas: int = 1  # to begin with
     min_replicas: int = 1
     max_replicas: int = 0  # 0: the number changes by `o3rl scale` only; else by who waits for whom
@@ -246,7 +248,6 @@ class RolloutsConfig:
     start_seconds: float = 900.0
     seconds: float = 600.0  # limit for one group
     load_seconds: float = 300.0  # limit for one weight update
-    stand_in_seconds: float = 0.0  # a group; more than 0: no vLLM, but a stand-in, to try the rest
     spanning: Spanning = Spanning.keep
     leave_seconds: float = 60.0  # for the prompts of a replica that leaves; then tried elsewhere
 
@@ -269,8 +270,8 @@ class RolloutsConfig:
         require(self.gpus >= 0, "rollouts.gpus", self.gpus, "0 or more")
         require(self.tensor_parallel >= 1, "rollouts.tensor_parallel", self.tensor_parallel, ">= 1")
         require(0 < self.memory_share < 1, "rollouts.memory_share", self.memory_share, "in (0, 1)")
-        seconds = self.stand_in_seconds
-        require(seconds >= 0, "rollouts.stand_in_seconds", seconds, "0 (vLLM) or more")
+        own = self.engine == VLLM or names_member(self.engine)
+        require(own, "rollouts.engine", self.engine, f"{VLLM} or module:Class")
         for name in ("kv_cache_gib", "max_model_tokens", "max_batched_tokens", "max_sequences"):
             value = getattr(self, name)
             require(value > 0, f"rollouts.{name}", value, "more than 0")

@@ -1,19 +1,38 @@
-"""A user's own function, named `module:function`."""
+"""A user's own functions and classes, named `module:name`."""
 
 import importlib
 import traceback
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 
+def names_member(target: str) -> bool:
+    """Whether it reads `module:name`."""
+    module, _, name = target.partition(":")
+    return bool(module and name)
+
+
+def check_module(target: str, *, where: str) -> None:
+    """Raises ValueError, `where` first, if the module of `target` is not there; loads none."""
+    module = target.partition(":")[0]
+    try:
+        found = find_spec(module)
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        raise ValueError(f"{where} is {target!r}; there is no module {module} on the Python path")
+
+
 def load_function(target: str, *, where: str, hint: str) -> Callable[..., Any]:
-    """The function. Raises ValueError, `where` first, if there is none; `hint` is about the module.
+    """The function, or class. Raises ValueError, `where` first, if there is none; `hint` is about
+    the module.
 
     Whatever the module raises while it is imported is told as such an error, with its place.
     """
-    module, separator, name = target.partition(":")
-    if not (module and separator and name):
+    if not names_member(target):
         raise ValueError(f"{where} must read module:function")
+    module, _, name = target.partition(":")
     try:
         function = getattr(importlib.import_module(module), name, None)
     except ImportError as error:
@@ -24,7 +43,7 @@ def load_function(target: str, *, where: str, hint: str) -> Callable[..., Any]:
             f"{error!s:.300}"
         ) from error
     if not callable(function):
-        raise ValueError(f"{where}: {module} has no function {name!r}")
+        raise ValueError(f"{where}: {module} has no function or class {name!r}")
     return function
 
 

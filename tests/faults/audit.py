@@ -12,7 +12,7 @@ from pathlib import Path
 from o3rl.persistence.batch_log import read_batch, recorded_steps
 from o3rl.persistence.ledger import SET_ASIDE, SKIPPED, TRAINED, Entry, Ledger
 from o3rl.types import ScoredGroup
-from tests.faults.marks import DIES, EMPTY, OVERFLOWS
+from tests.faults.fake_engine import DIES, EMPTY, OVERFLOWS
 from tests.faults.reward import NO_NUMBER
 
 ENDS = {  # of rows that are marked: the outcome, and what its reason says

@@ -1,7 +1,7 @@
 """`o3rl bench elastic`: replicas join and leave a run while it trains, in a table and a picture.
 
-A Ray of several nodes on this machine, one replica a node, each a stand-in that answers one prompt
-at a time (`rollouts.stand_in_seconds`), so that throughput is theirs; all else is real. The run is
+A Ray of several nodes on this machine, one replica a node, each with an engine that answers one prompt
+at a time (`tests.faults.fake_engine`), so that throughput is theirs; all else is real. The run is
 scaled from outside by `o3rl scale`, as a user would.
 """
 
@@ -42,7 +42,7 @@ SETTINGS = (
     "loop.checkpoint_every=1000",
     "sampling.group_size=4",
     "rollouts.replicas=1",
-    "rollouts.stand_in_seconds=0.8",
+    "rollouts.engine=tests.faults.fake_engine:Slower",
     "tracking.rollouts=0",
     "tracking.model=false",
 )

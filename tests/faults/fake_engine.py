@@ -1,11 +1,11 @@
-"""A stand-in for vLLM: rollouts of the right form after a set time, to try the system without it.
+"""An engine without a model: rollouts of the right form after a set time, to try all the rest.
 
 Everything around the policy is real: frames are fetched and checked, prompts are tokenised and
 expanded as vLLM does, weights are fetched, staged and checked against their manifest, sampling
 stands still while they are taken, spans name the versions. Only the tokens are made up: half of the
 completions, by the request's seed, are a well-formed answer with the truth, the others are not, so
-that rewards have spread. `rollouts.stand_in_seconds` asks for it; nothing learned with it is worth
-anything. A question that holds one of `tests.faults.marks` brings that about.
+that rewards have spread. `rollouts.engine=tests.faults.fake_engine:FakeEngine` asks for it; nothing
+learned with it is worth anything. A question that holds a mark below brings that about.
 """
 
 import asyncio
@@ -33,15 +33,19 @@ from o3rl.text.prompts import messages, rendered
 from o3rl.types import Failure, Group, Prompt, Rollout, Version
 from o3rl.weights.buckets import unpack
 from o3rl.weights.manifest import Manifest, WeightSource
-from tests.faults.marks import DIES, EMPTY, OVERFLOWS
 
+DIES = "[kills the replica]"
+EMPTY = "[empty completions]"
+OVERFLOWS = "[ratio overflows]"  # and with it the gradient
 LOGPROB = -0.5  # of every token
 
 
-class StandIn:
-    """Answers one prompt after the other, each after `rollouts.stand_in_seconds`, half to twice as
-    long by its seed: an engine that has no room for two.
+class FakeEngine:
+    """Answers one prompt after the other, each after `seconds`, half to twice as long by its seed:
+    an engine that has no room for two.
     """
+
+    seconds = 0.2
 
     def __init__(self, model: ModelConfig, *, sampling: SamplingConfig, rollouts: RolloutsConfig):
         self.version: Version | None = None
@@ -138,7 +142,7 @@ class StandIn:
         assert started is not None
         luck = Random(seed_of(seed, prompt, 0))
         async with self._turn:
-            await asyncio.sleep(self._rollouts.stand_in_seconds * luck.uniform(0.5, 2.0))
+            await asyncio.sleep(self.seconds * luck.uniform(0.5, 2.0))
         async with asyncio.timeout(self._rollouts.load_seconds):
             await self._serving.wait()
         if EMPTY in prompt.row.question:
@@ -183,6 +187,24 @@ class StandIn:
         return tuple(
             t for token in tokens for t in [token] * (a_frame if token == self._image else 1)
         )
+
+
+class Quick(FakeEngine):
+    """Where nothing happens meanwhile."""
+
+    seconds = 0.05
+
+
+class Slow(FakeEngine):
+    """Where much has to happen meanwhile."""
+
+    seconds = 0.6
+
+
+class Slower(FakeEngine):
+    """Where replicas alone set the pace of a run."""
+
+    seconds = 0.8
 
 
 def _parameters(paths: tuple[Path, ...]) -> int:

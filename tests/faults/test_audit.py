@@ -23,7 +23,7 @@ from o3rl.types import (
     Version,
 )
 from tests.faults.audit import audit
-from tests.faults.marks import DIES, OVERFLOWS
+from tests.faults.fake_engine import DIES, OVERFLOWS
 
 MARKED = {"row-1": DIES, "row-2": OVERFLOWS}
 STEPS = (1, 2, 3)

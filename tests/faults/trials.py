@@ -4,8 +4,8 @@
     run:   as many trials as its steps allow ─► it ends ─► `chaos_audit` reads what it left
 
 A trial is over when the strike has shown (`chaos_strikes` says how each does) and a step that began
-after it was trained. A driver that ends is started again with `--again`. The engine is the stand-in
-(`rollouts.stand_in_seconds`); all else is real. Rows of the data make trouble too (`ENDS`).
+after it was trained. A driver that ends is started again with `--again`. The engine has no model
+(`tests.faults.fake_engine`); all else is real. Rows of the data make trouble too (`ENDS`).
 """
 
 import json

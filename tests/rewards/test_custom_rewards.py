@@ -36,7 +36,7 @@ def test_what_it_raises_is_a_value(text, kind):
     ("name", "target", "message"),
     [
         ("mine", "no_such_module:f", "importable on every node"),
-        ("mine", "custom_rewards:nothing", "has no function 'nothing'"),
+        ("mine", "custom_rewards:nothing", "has no function or class 'nothing'"),
     ],
 )
 def test_a_wrong_entry_is_refused_by_name(name, target, message):

@@ -24,7 +24,13 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 SPOT = "spot"  # what only nodes have that the autoscaler brings
 MARK = "O3RL_TEST_AUTOSCALER"
-QUICK = replace(ROLLOUTS, stand_in_seconds=0.2, start_seconds=60, resource=SPOT, leave_seconds=5)
+QUICK = replace(
+    ROLLOUTS,
+    engine="tests.faults.fake_engine:FakeEngine",
+    start_seconds=60,
+    resource=SPOT,
+    leave_seconds=5,
+)
 
 
 def fetch(key: str):
@@ -73,7 +79,7 @@ def cluster(tmp_path) -> Iterator[str]:
         "RAY_AUTH_MODE": "disabled",
         "RAY_FAKE_CLUSTER": "1",
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-        "PYTHONPATH": os.pathsep.join([str(here.parents[2]), str(here.parent)]),
+        "PYTHONPATH": os.pathsep.join([str(here.parents[3]), str(here.parent)]),
     }
     ray_command = str(Path(sys.executable).with_name("ray"))
     command = [ray_command, "start", "--head", f"--port={port}", "--num-cpus=1"]

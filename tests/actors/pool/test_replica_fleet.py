@@ -1,4 +1,4 @@
-"""Replicas that join, leave, freeze and die on a Ray of three nodes, with the stand-in engine."""
+"""Replicas that join, leave, freeze and die on a Ray of three nodes; the engines have no model."""
 
 import asyncio
 import logging
@@ -33,13 +33,13 @@ from tests.actors.conftest import (
     published,
     tensors,
 )
-from tests.faults.marks import DIES
+from tests.faults.fake_engine import DIES
 
 pytestmark = pytest.mark.e2e
 
 QUICK = replace(
     ROLLOUTS,
-    stand_in_seconds=0.2,
+    engine="tests.faults.fake_engine:FakeEngine",
     start_seconds=60,
     seconds=8,
     load_seconds=20,
@@ -73,7 +73,7 @@ def version(policies, source):
 def cluster():
     """Three nodes of one CPU for replicas each, on this machine."""
     here = Path(__file__)
-    path = os.pathsep.join([str(here.parents[2]), str(here.parent)])  # where `fetch` is found
+    path = os.pathsep.join([str(here.parents[3]), str(here.parent)])  # where `fetch` is found
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     for _ in range(2):
         nodes.add_node(num_cpus=1)
@@ -225,7 +225,7 @@ def test_a_killed_one_hands_its_prompts_back_and_takes_the_version_of_the_day(po
 
 
 class Sending:
-    """A learner that sends what it has been told it holds, as rank 0 would; the stand-ins count."""
+    """A learner that sends what it has been told it holds, as rank 0 would; the engines count."""
 
     def __init__(self) -> None:
         self.version: Version | None = None

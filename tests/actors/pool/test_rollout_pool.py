@@ -51,7 +51,7 @@ def pool(run, policies, source):
     import ray
 
     here = Path(__file__)
-    path = os.pathsep.join([str(here.parents[2]), str(here.parent)])  # where `fetch` is found
+    path = os.pathsep.join([str(here.parents[3]), str(here.parent)])  # where `fetch` is found
     ray.init(
         address="local",
         num_cpus=2,

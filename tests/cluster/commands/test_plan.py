@@ -223,9 +223,12 @@ def test_problems_of_configuration_and_surroundings(tmp_path, capsys):
     assert cli.main(["plan", "tiny_demo", "--json", "loop.stpes=3", "sft.batch=0"]) == 1
     problems = json.loads(capsys.readouterr().out)["problems"]
     assert len(problems) == 2
-    assert cli.main(["plan", "tiny_demo", "--json", f"folder={tmp_path}", "model.path=/none"]) == 1
+    wrong = [f"folder={tmp_path}", "model.path=/none", "rollouts.engine=nowhere_at_all:Engine"]
+    assert cli.main(["plan", "tiny_demo", "--json", *wrong]) == 1
     problems = json.loads(capsys.readouterr().out)["problems"]
-    starts = ["there is no data set at"] * 3 + ["data.media is", "model.path: there is no folder"]
+    starts = ["there is no data set at"] * 3
+    starts += ["data.media is", "rollouts.engine is 'nowhere_at_all:Engine'; there is no module"]
+    starts += ["model.path: there is no folder"]
     assert len(problems) == len(starts)
     assert all(said.startswith(start) for said, start in zip(problems, starts, strict=True))
 

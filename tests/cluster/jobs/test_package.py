@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.jobs import package
 from cluster.jobs.package import pack, travelling
 from o3rl.config import RunConfig, load
 
@@ -85,3 +86,14 @@ def test_paths_travel_as_absolute_ones_and_names_as_they_are(tmp_path, monkeypat
     assert there.data.media == str(tmp_path / "data" / "media")
     assert there.tracking.uri == f"sqlite:///{tmp_path / 'm.db'}"
     assert there.cluster.address == "auto"
+
+
+def test_a_module_in_folders_without_init_travels_with_what_is_beside_it(tmp_path, monkeypatch):
+    beside = tmp_path / "here" / "plain" / "inner"
+    beside.mkdir(parents=True)
+    (beside / "engine.py").write_text("class Own: ...\n")
+    (beside / "other.py").touch()
+    monkeypatch.syspath_prepend(tmp_path / "here")
+    package._copy_module("plain", tmp_path / "packed", key="rollouts.engine")
+    found = {path.name for path in (tmp_path / "packed" / "plain" / "inner").iterdir()}
+    assert found == {"engine.py", "other.py"}

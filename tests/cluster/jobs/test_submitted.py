@@ -1,7 +1,7 @@
 """A run as a job on a real Ray cluster of two nodes with an MLflow server, as a user meets it.
 
 Submitted, looked at, scaled, killed, submitted again, stopped with a checkpoint, read back from
-MLflow. The rollouts are a stand-in's, all else is real; one cluster serves all, in order.
+MLflow. The engine has no model, all else is real; one cluster serves all, in order.
 """
 
 import json
@@ -41,7 +41,7 @@ RUN = {
         "gpus": 0,
         "max_model_tokens": 1024,
         "enforce_eager": True,
-        "stand_in_seconds": 0.2,
+        "engine": "tests.faults.fake_engine:FakeEngine",
     },
     "loop": {"groups": 2, "steps": 2000, "validate_every": 0, "checkpoint_every": 5},
     "cluster": {"cpus_per_rank": 1, "gpus_per_rank": 0},
@@ -105,13 +105,14 @@ def site(tmp_path_factory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("sub")
     token = folder / "token"
     token.write_text("0f" * 32)
-    here, port, dashboard = Path(__file__).parent, free_port(), free_port()
+    here, port, dashboard = Path(__file__).parents[1], free_port(), free_port()
+    paths = [str(here.parents[1]), str(here / "run"), os.environ.get("PYTHONPATH", "")]
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-        "PYTHONPATH": os.pathsep.join([str(here), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join(paths),
     }
     server = (sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
               "--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}",

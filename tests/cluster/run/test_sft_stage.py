@@ -153,7 +153,10 @@ def test_what_was_recorded_trains_the_same_weights_again(data, tmp_path):
 
     import_file(data / "data" / "STGR-RL.json", data / "rows" / "rl")
     overrides = [f"folder={tmp_path}", f"data.train={data / 'rows' / 'rl'}", "model.path=tiny"]
-    overrides += [f"data.media={data / 'data' / 'media'}", "rollouts.stand_in_seconds=0.05"]
+    overrides += [
+        f"data.media={data / 'data' / 'media'}",
+        "rollouts.engine=tests.faults.fake_engine:Quick",
+    ]
     overrides += ["loop.steps=3", "loop.groups=4", "loop.validate_every=0", "learning.warmup=0"]
     config = load_named("tiny_demo", overrides)
     recorded = tmp_path / "batches"

@@ -205,10 +205,11 @@ COMBINATIONS = {
         "learning.seconds is 600",
         "> 630 where rollouts.transfer is nccl",
     ),
-    "rollouts.transfer=nccl rollouts.stand_in_seconds=1": (
-        "rollouts.stand_in_seconds is 1",
-        "0 where rollouts.transfer is nccl",
+    "rollouts.transfer=nccl rollouts.engine=mine:Engine": (
+        "rollouts.engine is 'mine:Engine'",
+        "vllm where rollouts.transfer is nccl",
     ),
+    "rollouts.engine=sglang": ("rollouts.engine is 'sglang'", "vllm or module:Class"),
     f"{BY_TURNS} rollouts.transfer=nccl learning.optimizer_offload=true loop.max_staleness=0": (
         "rollouts.placement is 'colocated'",
         "separate where rollouts.transfer is nccl",
