@@ -1,8 +1,8 @@
 """`o3rl bench elastic`: replicas join and leave a run while it trains, in a table and a picture.
 
-A Ray of several nodes on this machine, one replica a node, each with an engine that answers one prompt
-at a time (`tests.faults.fake_engine`), so that throughput is theirs; all else is real. The run is
-scaled from outside by `o3rl scale`, as a user would.
+A Ray of several nodes on this machine, one replica a node, each with an engine that answers one
+prompt at a time (`tests.faults.fake_engine`), so that throughput is theirs; all else is real. The
+run is scaled from outside by `o3rl scale`, as a user would.
 """
 
 import argparse

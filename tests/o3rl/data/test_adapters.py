@@ -49,7 +49,7 @@ def test_the_example_of_the_docs(module, tmp_path):
     [
         ("", "my_data", "must read module:function"),
         ("", "nowhere_at_all:f", r"No module named 'nowhere_at_all'.*PYTHONPATH"),
-        ("f = 3", "my_data:f", "has no function 'f'"),
+        ("f = 3", "my_data:f", "has no function or class 'f'"),
         ("def f(source): return 3", "my_data:f", "raised TypeError at .* after 0 records"),
         (
             "def f(source):\n    yield {}\n    raise KeyError('clip')",
