@@ -123,7 +123,6 @@ def _demo(commands) -> None:
         default=160,
         help="training videos (default 160); held-out ones and pictures in proportion",
     )
-    _damage(demo)
     _overrides(demo)
 
 
@@ -152,7 +151,6 @@ def _data(commands) -> None:
         help="SFT reasoning without the faults of real annotations (wrong times, loose boxes, "
         "thoughts without evidence)",
     )
-    _damage(synth)
     imported = _command(
         kinds, "import", "cluster.commands.data:import_", "STGR JSON or JSONL to validated Parquet"
     )
@@ -162,14 +160,6 @@ def _data(commands) -> None:
     )
     imported.add_argument("--out", type=Path, required=True, help="folder for the Parquet files")
     _data_check(kinds)
-
-
-def _damage(parser: argparse.ArgumentParser) -> None:
-    for name, words in (
-        ("videos", "damaged videos among those of training, to see that they are counted"),
-        ("rows", "damaged rows likewise"),
-    ):
-        parser.add_argument(f"--damaged-{name}", type=int, default=0, help=f"{words} (0)")
 
 
 def _data_check(kinds) -> None:

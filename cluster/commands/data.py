@@ -26,7 +26,6 @@ def synth(options: argparse.Namespace) -> int:
     """Write a synthetic STGR data set."""
     from o3rl.synth.dataset import Size, write_dataset
     from o3rl.synth.questions import PERFECT, Teacher
-    from tests.data.damage import add_damage
 
     require_free(options.out, "--out", ("STGR-*.json", "media/*/*"))
     size = Size(
@@ -38,9 +37,6 @@ def synth(options: argparse.Namespace) -> int:
         seed=options.seed,
         teacher=PERFECT if options.perfect_teacher else Teacher(),
         write=write_dataset,
-    )
-    add_damage(
-        options.out, videos=options.damaged_videos, records=options.damaged_rows, seed=options.seed
     )
     Console().print(f"STGR-SFT.json, STGR-RL.json, STGR-held-out.json are in {options.out}")
     return 0

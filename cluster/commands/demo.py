@@ -86,12 +86,10 @@ class Clock:
 def _synthesise(out: Path, seed: int, options: argparse.Namespace) -> None:
     from o3rl.synth.dataset import Size, write_dataset
     from o3rl.synth.questions import Teacher
-    from tests.data.damage import add_damage
 
     videos = options.videos
     size = Size(videos, videos * 3 // 4, videos * 3 // 10, videos // 5)
     write_synthetic(out, size, seed=seed, teacher=Teacher(), write=write_dataset)
-    add_damage(out, videos=options.damaged_videos, records=options.damaged_rows, seed=seed)
 
 
 def _import(config: RunConfig, console: Console) -> None:

@@ -41,18 +41,16 @@ SMALL = (
 )
 # A node's own, which end by themselves, up to a minute after it.
 AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
-DAMAGED = ("--damaged-videos", "40", "--damaged-rows", "1000")  # beside 8 good videos
-PATH = {
-    "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-}
+DAMAGED = ("40", "1000")  # videos and rows, beside 8 good videos
+HERE = Path(__file__)
+PATHS = [str(HERE.parent), str(HERE.parents[3]), os.environ.get("PYTHONPATH", "")]
+PATH = {"PYTHONPATH": os.pathsep.join(PATHS)}
 
 
-def o3rl(*arguments: str, **keywords) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "cluster.commands.cli", *arguments]
+def o3rl(*arguments: str, module: str = "cluster.commands.cli") -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", module, *arguments]
     environment = {**os.environ, **PATH}
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=600, env=environment, **keywords
-    )
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
 
 
 def marked(mark: str) -> list[str]:
@@ -70,7 +68,8 @@ def heed_interrupts() -> None:
 def demo(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("story") / "demo"
     before = staged()
-    done = o3rl("demo", "--folder", str(folder), "--seed", "3", "--videos", "8", *DAMAGED, *SMALL)
+    asked = (*DAMAGED, "--folder", str(folder), "--seed", "3", "--videos", "8", *SMALL)
+    done = o3rl(*asked, module="tests.data.damaged_demo")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     assert staged() <= before
     assert [name for name in foreign(folder) if "damaged-" not in name] == []
