@@ -19,7 +19,7 @@ endif
 UNIT := $(BIN)/python -m pytest -m 'not e2e' --numprocesses auto --maxprocesses 8 --dist loadfile
 STAMP := $(VENV)/.set-up-$(EXTRA)
 
-.PHONY: help setup demo test unit check format clean
+.PHONY: help setup demo test unit faults check format clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -41,6 +41,10 @@ test: setup check ## everything: format, lint, types, unit and end-to-end tests
 
 unit: setup ## the fast tests only
 	$(UNIT)
+
+FAULTS ?= --trials 16
+faults: setup ## strikes on runs: processes killed, frozen, a node lost, a full disk (FAULTS=…)
+	$(BIN)/python -m tests.faults.chaos $(FAULTS)
 
 check: setup ## format, lint, types, layers
 	$(BIN)/ruff format --check .

@@ -112,6 +112,12 @@ def test_every_make_target_is_one(page):
     assert named <= set(targets)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_every_module_that_is_started_by_hand_is_there(page):
+    modules = re.findall(r"\bpython -m (tests\.[\w.]+)", words(page))
+    assert [name for name in modules if not (ROOT / f"{name.replace('.', '/')}.py").exists()] == []
+
+
 def test_settings_named_in_prose_exist():
     from o3rl.config import RunConfig
 

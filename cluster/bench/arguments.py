@@ -72,23 +72,6 @@ def add_bench(commands) -> None:
     learner.add_argument(
         "--without-memory", action="store_true", help="no further processes to measure memory"
     )
-    trl = add_command(
-        kinds,
-        "trl",
-        "tests.peers.trl:run",
-        "whole steps, ours with vLLM against TRL's GRPOTrainer, on the same cores",
-    )
-    trl.add_argument("--json", action="store_true", help="JSON instead of a table")
-    trl.add_argument("--repeats", type=int, default=5, help="steps of each side (default 5)")
-    trl.add_argument(
-        "--shape", default="2400x256x8", help="PxCxG: tokens of prompt, of each completion, group"
-    )
-    trl.add_argument(
-        "--model", default="80m", help="random 1m or 80m, or tiny, the shipped one (default 80m)"
-    )
-    trl.add_argument(
-        "--micro-batch", type=int, help="completions that TRL runs at once (default: the group)"
-    )
     handover = add_command(
         kinds,
         "handover",
@@ -99,24 +82,3 @@ def add_bench(commands) -> None:
     handover.add_argument("--steps", type=int, default=5, help="optimiser steps (default 5)")
     handover.add_argument("--rate", type=float, default=1e-6, help="of learning (default 1e-6)")
     handover.add_argument("--json", action="store_true", help="JSON instead of a table")
-    elastic = add_command(
-        kinds,
-        "elastic",
-        "tests.faults.elasticity:run",
-        "replicas that join and leave a run while it trains: throughput by step",
-    )
-    elastic.add_argument("--folder", type=Path, help="for the run (default: a new temporary one)")
-    elastic.add_argument("--json", action="store_true", help="JSON instead of a table")
-    chaos = add_command(
-        kinds,
-        "chaos",
-        "tests.faults.report:run",
-        "runs whose processes are killed and frozen, and how soon they train on",
-    )
-    chaos.add_argument("--trials", type=int, default=16, help="strikes (default 16)")
-    chaos.add_argument("--seed", type=int, default=0, help="of kinds and moments (default 0)")
-    chaos.add_argument(
-        "--kinds", help='such as "kill replica,freeze store" (default: all; see docs/faults.md)'
-    )
-    chaos.add_argument("--folder", type=Path, help="for the runs (default: a new temporary one)")
-    chaos.add_argument("--json", action="store_true", help="JSON instead of a table")

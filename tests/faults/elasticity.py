@@ -1,4 +1,4 @@
-"""`o3rl bench elastic`: replicas join and leave a run while it trains, in a table and a picture.
+"""Replicas join and leave a run while it trains: `python -m tests.faults.elasticity`.
 
 A Ray of several nodes on this machine, one replica a node, each with an engine that answers one
 prompt at a time (`tests.faults.fake_engine`), so that throughput is theirs; all else is real. The
@@ -22,7 +22,7 @@ from rich.table import Table
 from cluster.progress import bar
 from o3rl.tracking import curves
 from o3rl.tracking.metrics_log import read_series
-from tests.faults.report import workplace
+from tests.by_hand import command, takes_folder, workplace
 from tests.faults.site import Site
 from tests.faults.trials import prepared
 
@@ -201,3 +201,9 @@ def _table(found: Sequence[Stretch]) -> Table:
             f"{each.prompts_per_second:.2f}",
         )
     return table
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser("python -m tests.faults.elasticity", description=__doc__)
+    takes_folder(parser)
+    command(run, parser)

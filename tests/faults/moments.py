@@ -1,4 +1,4 @@
-"""When `o3rl bench chaos` strikes: at any moment of a step, or in the middle of what a run must
+"""When `make faults` strikes: at any moment of a step, or in the middle of what a run must
 never be found to have done by half.
 
 Moments are chosen from outside, by what lies in the run's folder: nothing in the run knows of it.

@@ -1,4 +1,4 @@
-"""A custom reward that is no number where a question asks for it: `o3rl bench chaos` uses it."""
+"""A custom reward that is no number where a question asks for it: `make faults` uses it."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The strikes of `o3rl bench chaos`: each strikes a run, shows whether that did something, and
+"""The strikes of `make faults`: each strikes a run, shows whether that did something, and
 undoes what would not end by itself.
 
     begin ─► shown? shown? shown? … (polled, while the run trains on) ─► undo

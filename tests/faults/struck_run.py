@@ -66,7 +66,7 @@ class Trial:
     """
 
     kind: str
-    moment: str  # of `chaos_moments`, that it was right after the strike
+    moment: str  # of `moments`, that it was right after the strike
     run: int
     step: int
     seconds: float

@@ -7,7 +7,7 @@ from tests.faults.trials import KINDS, Chaos, prepared
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
-STRUCK = (  # of all kinds; those that wait for long limits are left to `o3rl bench chaos`
+STRUCK = (  # of all kinds; those that wait for long limits are left to `make faults`
     "kill scorer",
     "kill media",
     "kill mlflow",

@@ -1,9 +1,9 @@
-"""`o3rl bench chaos`: runs whose processes are killed and frozen all the time, and what they leave.
+"""`make faults`: runs whose processes are killed and frozen all the time, and what they leave.
 
     trial: a kind and a moment are drawn ─► its process is struck then ─► the run trains on
-    run:   as many trials as its steps allow ─► it ends ─► `chaos_audit` reads what it left
+    run:   as many trials as its steps allow ─► it ends ─► `audit` reads what it left
 
-A trial is over when the strike has shown (`chaos_strikes` says how each does) and a step that began
+A trial is over when the strike has shown (`strikes` says how each does) and a step that began
 after it was trained. A driver that ends is started again with `--again`. The engine has no model
 (`tests.faults.fake_engine`); all else is real. Rows of the data make trouble too (`ENDS`).
 """

@@ -23,5 +23,5 @@ def test_medians_are_compared():
 
 @pytest.mark.skipif(find_spec("trl") is not None, reason="trl is installed")
 def test_without_trl_it_says_what_to_install():
-    with pytest.raises(ValueError, match=r"trl is not installed; .* pip install 'o3rl\[bench\]'"):
+    with pytest.raises(ValueError, match=r"trl is not installed; .* pip install 'o3rl\[peers\]'"):
         run(Namespace())

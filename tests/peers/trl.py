@@ -1,4 +1,4 @@
-"""`o3rl bench trl`: whole steps, ours with vLLM against TRL's GRPOTrainer with its `generate`.
+"""Whole steps, ours with vLLM against TRL's GRPOTrainer with `generate`: `python -m tests.peers.trl`.
 
 One group a step on the same cores: sample G completions of exactly C tokens for a prompt of P, a
 reward that costs nothing, one update of all weights, and for us the new weights handed to vLLM.
@@ -25,6 +25,7 @@ from rich.table import Table
 
 from cluster.bench.report import only_the_report
 from o3rl.config.shipped import model_path
+from tests.by_hand import command
 
 if TYPE_CHECKING:
     from cluster.bench.learner import StepSeconds
@@ -37,7 +38,7 @@ COLUMNS = ("", "step s", "samples/s", "learning s", "learned/s")
 def run(options: argparse.Namespace) -> int:
     """Measure, then a table or JSON. Raises ValueError where TRL is not installed."""
     if find_spec("trl") is None:
-        raise ValueError("trl is not installed; to compare with it: pip install 'o3rl[bench]'")
+        raise ValueError("trl is not installed; to compare with it: pip install 'o3rl[peers]'")
     if options.repeats < 1:
         raise ValueError(f"--repeats is {options.repeats}; it must be 1 or more")
     from cluster.bench.fixtures import build_folder
@@ -156,3 +157,15 @@ async def _ours(folder: Path, shape: "Shape", *, repeats: int) -> list["StepSeco
         await engine.close()
         worker.close()
     return steps[1:]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser("python -m tests.peers.trl", description=__doc__)
+    parser.add_argument("--repeats", type=int, default=5, help="steps of each side (default 5)")
+    words = "PxCxG: tokens of prompt, of each completion, group (default %(default)s)"
+    parser.add_argument("--shape", default="2400x256x8", help=words)
+    words = "random 1m or 80m, or tiny, the shipped one (default %(default)s)"
+    parser.add_argument("--model", default="80m", help=words)
+    words = "completions that TRL runs at once (default: the group)"
+    parser.add_argument("--micro-batch", type=int, help=words)
+    command(run, parser)

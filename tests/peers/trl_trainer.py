@@ -1,4 +1,4 @@
-"""TRL's side of `o3rl bench trl`: steps of its GRPOTrainer with sequence-level ratios.
+"""TRL's side of `python -m tests.peers.trl`: steps of its GRPOTrainer with sequence-level ratios.
 
 The setting is ours as near as it goes: same weights, prompts, group, lengths, float32, AdamW, one
 update a batch, no KL, checkpointing. Generation is the trainer's own, by transformers; a reward

@@ -1,9 +1,8 @@
-"""`o3rl bench chaos`: a table of what was struck, and how soon the run trained on."""
+"""`make faults`: a table of what was struck, and how soon the run trained on."""
 
 import argparse
 import json
 import sys
-import tempfile
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.progress import bar
+from tests.by_hand import command, takes_folder, workplace
 from tests.faults.site import Site
 from tests.faults.trials import KINDS, Chaos, ChaosError, Trial, prepared
 
@@ -117,11 +117,11 @@ def _table(trials: list[Trial]) -> Table:
     return table
 
 
-def workplace(folder: Path | None, name: str) -> Path:
-    """Where a benchmark's runs go: what they leave is the evidence, and is kept."""
-    if folder is None:
-        return Path(tempfile.mkdtemp(prefix=f"o3rl-{name}-"))
-    if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"--folder {folder} is not empty; name a new one")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder.absolute()
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser("python -m tests.faults.chaos", description=__doc__)
+    parser.add_argument("--trials", type=int, default=16, help="strikes (default 16)")
+    parser.add_argument("--seed", type=int, default=0, help="of kinds and moments (default 0)")
+    words = 'such as "kill replica,freeze store" (default: all; see docs/faults.md)'
+    parser.add_argument("--kinds", help=words)
+    takes_folder(parser)
+    command(run, parser)
