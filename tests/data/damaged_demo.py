@@ -5,7 +5,6 @@ import; all else is the demo itself.
 """
 
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,14 @@ from tests.data.damage import add_damage
 def main(arguments: list[str]) -> int:
     """The demo's exit code."""
     videos, records = map(int, arguments[:2])
-    demo.write_synthetic = partial(_write, demo.write_synthetic, videos, records)
+    undamaged = demo.write_synthetic
+
+    def damaged(out: Path, *of: Any, seed: int, **how: Any) -> None:
+        undamaged(out, *of, seed=seed, **how)
+        add_damage(out, videos=videos, records=records, seed=seed)
+
+    demo.write_synthetic = damaged
     return cli.main(["demo", *arguments[2:]])
-
-
-def _write(write: Any, videos: int, records: int, out: Path, *made: Any, **how: Any) -> None:
-    write(out, *made, **how)
-    add_damage(out, videos=videos, records=records, seed=how["seed"])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Whole steps, ours with vLLM against TRL's GRPOTrainer with `generate`: `python -m tests.peers.trl`.
+"""Whole steps, ours with vLLM against TRL's GRPOTrainer: `python -m tests.peers.trl`.
 
 One group a step on the same cores: sample G completions of exactly C tokens for a prompt of P, a
 reward that costs nothing, one update of all weights, and for us the new weights handed to vLLM.
