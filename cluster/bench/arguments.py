@@ -1,5 +1,7 @@
 """`o3rl bench …`, as its parsers take it."""
 
+import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from cluster.arguments import add_command
@@ -12,25 +14,17 @@ def add_bench(commands) -> None:
     )
     bench.set_defaults(parser=bench)
     kinds = bench.add_subparsers(title="commands", metavar="COMMAND", dest="kind")
-    rewards = add_command(
-        kinds,
-        "rewards",
-        "cluster.bench.rewards_report:rewards",
-        "completions scored a second by task and profile, parsing time by length, share of a step",
+    rewards = _bench(
+        kinds, "rewards", "completions scored a second by task and profile, share of a step"
     )
     rewards.add_argument(
-        "--seconds", type=float, default=9.0, help="of timing completions (default 9)"
+        "--seconds", type=more_than_0, default=9.0, help="of timing completions (default 9)"
     )
     rewards.add_argument(
         "--run", type=Path, help="a run's folder, for scoring's share of its steps"
     )
-    rewards.add_argument("--json", action="store_true", help="JSON instead of tables")
-    loop = add_command(
-        kinds,
-        "loop",
-        "cluster.bench.loop:run",
-        "what the controller costs by number of replicas, and how sampling and learning overlap",
-    )
+    words = "what the controller costs by number of replicas, and how sampling and learning overlap"
+    loop = _bench(kinds, "loop", words)
     loop.add_argument(
         "--real",
         action="store_true",
@@ -38,25 +32,23 @@ def add_bench(commands) -> None:
     )
     loop.add_argument(
         "--at-once",
-        type=int,
+        type=at_least(1),
         default=64,
         help="sequences in the engine with --real, of the 512 of a batch (default 64)",
     )
     loop.add_argument(
-        "--seconds", type=float, default=2.0, help="that a stand-in takes for a group (default 2)"
+        "--seconds", type=more_than_0, default=2.0, help="that a group takes to sample (default 2)"
     )
-    loop.add_argument("--rounds", type=int, default=8, help="groups a replica, steps (default 8)")
-    loop.add_argument("--without-ray", action="store_true", help="stand-ins of one process only")
-    loop.add_argument("--json", action="store_true", help="JSON instead of tables")
-    learner = add_command(
-        kinds,
-        "learner",
-        "cluster.bench.learner_report:run",
-        "a learner's step with a shared prompt against plain transformers and the arithmetic",
+    loop.add_argument(
+        "--rounds", type=at_least(2), default=8, help="groups a replica, steps (default 8)"
     )
-    learner.add_argument("--json", action="store_true", help="a JSON list instead of a table")
+    loop.add_argument("--without-ray", action="store_true", help="in one process only")
+    words = "a learner's step with a shared prompt against plain transformers and the arithmetic"
+    learner = _bench(kinds, "learner", words)
     learner.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    learner.add_argument("--repeats", type=int, default=5, help="of each variant (default 5)")
+    learner.add_argument(
+        "--repeats", type=at_least(1), default=5, help="of each variant (default 5)"
+    )
     learner.add_argument(
         "--shapes",
         "--shape",
@@ -72,13 +64,39 @@ def add_bench(commands) -> None:
     learner.add_argument(
         "--without-memory", action="store_true", help="no further processes to measure memory"
     )
-    handover = add_command(
-        kinds,
-        "handover",
-        "cluster.bench.weight_transfer:run",
-        "new weights to a busy engine, all of them or what changed: seconds of stall, bytes",
+    words = "new weights to a busy engine, all of them or what changed: seconds of stall, bytes"
+    weights = _bench(kinds, "weights", words)
+    weights.add_argument("--model", default="80m", help="random 1m or 80m (default 80m)")
+    weights.add_argument("--steps", type=at_least(1), default=5, help="optimiser steps (default 5)")
+    weights.add_argument(
+        "--rate", type=more_than_0, default=1e-6, help="of learning (default 1e-6)"
     )
-    handover.add_argument("--model", default="80m", help="random 1m or 80m (default 80m)")
-    handover.add_argument("--steps", type=int, default=5, help="optimiser steps (default 5)")
-    handover.add_argument("--rate", type=float, default=1e-6, help="of learning (default 1e-6)")
-    handover.add_argument("--json", action="store_true", help="JSON instead of a table")
+
+
+def _bench(kinds, name: str, words: str) -> argparse.ArgumentParser:
+    """One that is run by `run` of the module of its name."""
+    parser = add_command(kinds, name, f"cluster.bench.{name}:run", words)
+    parser.add_argument("--json", action="store_true", help="JSON instead of tables")
+    return parser
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """Reads a whole number, and refuses a smaller one."""
+
+    def count(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} on")
+        return int(text)
+
+    return count
+
+
+def more_than_0(text: str) -> float:
+    """Reads a number, and refuses what is not above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return value

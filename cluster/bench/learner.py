@@ -1,31 +1,21 @@
-"""How much faster a shared prompt is, against the arithmetic: `o3rl bench learner`.
+"""`o3rl bench learner`: how much faster a shared prompt is, against the arithmetic.
 
-One step (forward and backward over a group, gradients of all parameters, no optimiser) by variants
-on the same weights, dtype and checkpointing:
-
-- `shared`: what the learner runs, one row `[prompt | c1 | … | cG]`;
-- `masked`, on a GPU only: the same row by SDPA with a mask, to compare flex attention with;
-- `sequential`: plain transformers, one pass per completion, `is_causal` SDPA, logits at completion
-  positions only, gradients summed up;
-- `batched`: the same with all copies in one batch.
-
-The baseline is the faster of the last two. Time is paired: every repeat runs all variants in turn.
-Memory is the peak above the loaded model, one process per variant. The bound is the ratio of
-`learners.model.flops` of both sides.
+One step by each of `variants`, on the same weights, dtype and checkpointing; `masked` on a GPU
+only. The baseline is the faster one of `sequential` and `batched`. Time is paired: every repeat
+runs all variants in turn. Memory is the peak above the loaded model, one process per variant. The
+bound is the ratio of `learners.model.flops` of both sides.
 """
 
+import argparse
 import ctypes
 import gc
 import multiprocessing
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from time import perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from cluster.bench.random_models import (
@@ -36,27 +26,57 @@ from cluster.bench.random_models import (
     build_segment,
     grids_of,
 )
-from learners.model import attention
+from cluster.bench.report import table, tell
+from cluster.bench.variants import step_of, timed
 from learners.model.architecture import Architecture
 from learners.model.flops import Flops, Grids
 from learners.model.logprob_head import LOGITS_AT_ONCE
 from learners.model.memory import Pass, pass_memory, step_peak
-from learners.model.packing import PackedPolicy, Segment, pack
 from o3rl.config import ModelConfig
 
-Step = Callable[[], Tensor]
+COLUMNS = (
+    "P, C, G",
+    "shared s",
+    "baseline s",
+    "speedup",
+    "bound",
+    "of bound",
+    "memory",
+    "baseline",
+)
 MEMORY_SECONDS = 3600.0  # limit for one variant's process
 MMAP_THRESHOLD = -3  # glibc's name for it in mallopt
 # Dense bfloat16 FLOP/s that the makers state, by a part of the device's name.
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12}
 
 
-@dataclass(frozen=True, slots=True)
-class StepSeconds:
-    """Of a whole step of RL, and of that what was learning."""
+def run(options: argparse.Namespace) -> int:
+    """Measure, then a table or JSON."""
+    setting = Setting(options.model, options.device, not options.without_checkpointing)
+    shapes = [Shape.parse(text) for text in options.shapes.split(",")]
+    memory = not options.without_memory
+    found = measure(shapes, setting, repeats=options.repeats, memory=memory)
+    first = found[0]
+    title = (
+        f"{first['parameters'] / 1e6:.0f} M parameters, {first['dtype']}, {first['device']}, "
+        f"{first['threads']} threads"
+    )
+    return tell(found, [table(title, COLUMNS, map(_row, found))], as_json=options.json)
 
-    whole: float
-    learn: float
+
+def _row(each: Mapping[str, Any]) -> tuple[str, ...]:
+    """Medians, the speedup, and its share of the bound."""
+    baseline, memory = each["baseline"], each["memory_ratio"]
+    return (
+        f"{each['P']}, {each['C']}, {each['G']}",
+        f"{median(each['seconds']['shared']):.2f}",
+        f"{median(each['seconds'][baseline]):.2f}",
+        f"{each['speedup']:.2f}",
+        f"{each['bound']:.2f}",
+        f"{each['speedup_of_bound']:.2f}",
+        "" if memory is None else f"{memory:.2f}",
+        baseline,
+    )
 
 
 def measure(
@@ -71,7 +91,7 @@ def measure(
     }
     policy = build_policy(setting)
     for name in setting.variants:  # libraries' first calls are slow
-        _step(name, policy, build_segment(policy, Shape(40, 4, 2)))()
+        step_of(name, policy, build_segment(policy, Shape(40, 4, 2)))()
     found = []
     for shape, bytes_ in peaks.items():
         timed = report(policy, shape, setting, repeats=repeats)
@@ -85,14 +105,14 @@ def report(
 ) -> dict[str, Any]:
     """The figures of one shape, raw seconds beside them."""
     segment = build_segment(policy, shape)
-    steps = {name: _step(name, policy, segment) for name in setting.variants}
+    steps = {name: step_of(name, policy, segment) for name in setting.variants}
     if setting.device == "cuda":  # kernels are compiled and chosen by shape
         for step in steps.values():
             step()
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(repeats):
         for name, step in steps.items():
-            seconds[name].append(_timed(step, policy))
+            seconds[name].append(timed(step, policy))
     baseline = min(BASELINES, key=lambda name: median(seconds[name]))
     pairs = zip(seconds[baseline], seconds["shared"], strict=True)
     speedup = median(theirs / ours for theirs, ours in pairs)
@@ -145,133 +165,14 @@ def peak_bytes(name: str, shape: Shape, setting: Setting) -> int:
         return pool.apply_async(_peak_here, (name, shape, setting)).get(MEMORY_SECONDS)
 
 
-def _step(name: str, policy: PreTrainedModel, segment: Segment) -> Step:
-    """One step as a function without arguments; it gives the log-probabilities [G, C]."""
-    variants = {"shared": _shared, "masked": _masked}
-    variants |= {"sequential": _sequential, "batched": _batched}
-    return variants[name](policy, segment, _weights(segment, policy.device))
-
-
-def _shared(policy: PreTrainedModel, segment: Segment, weights_GC: Tensor) -> Step:
-    packed = PackedPolicy(policy)
-    batch = pack([segment]).to(policy.device)
-
-    def step() -> Tensor:
-        attention.use(policy)
-        logprobs_GC, _ = packed(batch)
-        (logprobs_GC * weights_GC).sum().backward()
-        return logprobs_GC.detach()
-
-    return step
-
-
-def _masked(policy: PreTrainedModel, segment: Segment, weights_GC: Tensor) -> Step:
-    """The shared row as one text to transformers, who sees whom given as a mask."""
-    packed = PackedPolicy(policy)
-    batch = pack([segment]).to(policy.device)
-    seen_11LL = attention.attention_mask(batch.layout).to(policy.device)[None, None]
-
-    def step() -> Tensor:
-        policy.set_attn_implementation({"text_config": "sdpa"})
-        hidden_1LH = packed.core(
-            input_ids=batch.tokens_1L,
-            position_ids=batch.positions_31L,
-            attention_mask={"full_attention": seen_11LL},
-            pixel_values=batch.pixels_ND,
-            image_grid_thw=batch.grid_I3,
-            use_cache=False,
-        ).last_hidden_state
-        hidden_NH = hidden_1LH[0].index_select(0, batch.predictor_N)
-        logprobs_N, _ = packed.head(hidden_NH, batch.target_N)
-        logprobs_GC = batch.scatter(logprobs_N)
-        (logprobs_GC * weights_GC).sum().backward()
-        return logprobs_GC.detach()
-
-    return step
-
-
-def _sequential(policy: PreTrainedModel, segment: Segment, weights_GC: Tensor) -> Step:
-    inputs, targets_GC = _copies(policy, segment, 1), _targets(segment, policy.device)
-
-    def step() -> Tensor:
-        found = []
-        for targets_C, weights_C in zip(targets_GC, weights_GC, strict=True):
-            found.append(_plain(policy, inputs, targets_C[None], weights_C[None]))
-        return torch.cat(found)
-
-    return step
-
-
-def _batched(policy: PreTrainedModel, segment: Segment, weights_GC: Tensor) -> Step:
-    inputs = _copies(policy, segment, len(weights_GC))
-    targets_GC = _targets(segment, policy.device)
-    return lambda: _plain(policy, inputs, targets_GC, weights_GC)
-
-
-def _plain(policy: Any, inputs: dict[str, Tensor], targets_BC: Tensor, weights_BC: Tensor):
-    """Plain transformers over copies of the prompt; the last token of each is not read."""
-    policy.set_attn_implementation({"text_config": "sdpa"})
-    prompts_BP = inputs["prompts_BP"]
-    tokens_BL = torch.cat([prompts_BP, targets_BC[:, :-1]], 1)
-    logits_BCV = policy(
-        input_ids=tokens_BL,
-        pixel_values=inputs["pixels_ND"],
-        image_grid_thw=inputs["grid_I3"],
-        mm_token_type_ids=(tokens_BL == policy.config.image_token_id).int(),
-        logits_to_keep=targets_BC.shape[1],
-        use_cache=False,
-    ).logits
-    losses_N = torch.nn.functional.cross_entropy(
-        logits_BCV.flatten(0, 1).float(), targets_BC.flatten(), reduction="none"
-    )
-    logprobs_BC = -losses_N.view(targets_BC.shape)
-    (logprobs_BC * weights_BC).sum().backward()
-    return logprobs_BC.detach()
-
-
-def _copies(policy: PreTrainedModel, segment: Segment, count: int) -> dict[str, Tensor]:
-    prompt = segment.prompt
-    return {
-        "prompts_BP": prompt.tokens_P.repeat(count, 1).to(policy.device),
-        "pixels_ND": prompt.pixels_ND.repeat(count, 1).to(policy.device),
-        "grid_I3": prompt.grid_I3.repeat(count, 1).to(policy.device),
-    }
-
-
-def _targets(segment: Segment, device: torch.device) -> Tensor:
-    return torch.tensor(segment.completions_G, device=device)
-
-
-def _weights(segment: Segment, device: torch.device) -> Tensor:
-    """Gradients of the loss by each log-probability, as advantages of both signs give."""
-    group, length = len(segment.completions_G), len(segment.completions_G[0])
-    weights_G = torch.linspace(-1, 1, group + 2, device=device)[1:-1]
-    return (weights_G[:, None] / length).expand(group, length)
-
-
-def _timed(step: Step, policy: PreTrainedModel) -> float:
-    policy.zero_grad(set_to_none=True)
-    gc.collect()
-    _wait(policy.device)
-    started = perf_counter()
-    step()
-    _wait(policy.device)
-    return perf_counter() - started
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
 def _peak_here(name: str, shape: Shape, setting: Setting) -> int:
     """What `peak_bytes` runs: one small step first, for what libraries keep for good."""
     # Tensors of their own pages: the holes that glibc's heap keeps between them depend on the order
     # of allocations, and came to more than all that the smaller steps need.
     ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, 2**16)
     policy = build_policy(setting)
-    _step(name, policy, build_segment(policy, Shape(40, 4, 2)))()
-    step = _step(name, policy, build_segment(policy, shape))
+    step_of(name, policy, build_segment(policy, Shape(40, 4, 2)))()
+    step = step_of(name, policy, build_segment(policy, shape))
     policy.zero_grad(set_to_none=True)
     gc.collect()
     if setting.device == "cuda":

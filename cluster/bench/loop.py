@@ -2,16 +2,14 @@
 
 import argparse
 import asyncio
-import json
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
-from cluster.bench.loop_on_fakes import Overlap, Rate, Sleepers, StandIns, overlap, payload, rate
+from cluster.bench.loop_on_fakes import FakePool, Overlap, Rate, Sleepers, overlap, payload, rate
+from cluster.bench.report import table, tell
 from o3rl.types import Version
 
 KNEE = 0.95  # of linear
@@ -22,46 +20,36 @@ BATCH, REAL_BATCH = 8, 64
 
 def run(options: argparse.Namespace) -> int:
     """Measure, then tables or JSON."""
-    if options.seconds <= 0:
-        raise ValueError(f"--seconds is {options.seconds:g}; it must be more than 0")
-    if options.rounds < 2:
-        raise ValueError(f"--rounds is {options.rounds}; it must be 2 or more")
     if options.real:
         return _real(options)
     asleep = asyncio.run(_asleep(options.seconds, options.rounds))
     actors = [] if options.without_ray else _actors(options.seconds, options.rounds)
     overlaps = [asyncio.run(_overlap(staleness, options)) for staleness in (0, 1)]
-    if options.json:
-        found = {
-            "asyncio": [asdict(each) for each in asleep],
-            "ray": [asdict(each) for each in actors],
-            "overlap": [asdict(each) | {"ratio": each.ratio} for each in overlaps],
-        }
-        sys.stdout.write(json.dumps(found, indent=1) + "\n")
-        return 0
-    console = Console()
-    console.print(_rates(f"Stand-ins of {options.seconds:g} s a group in one process", asleep))
+    found = {"asyncio": asleep, "ray": actors, "overlap": [_plain(each) for each in overlaps]}
+    each = f"of {options.seconds:g} s a group"
+    shown = [_rates(f"Fake replicas {each} in one process", asleep)]
     if actors:
-        console.print(_rates(f"Ray actors of {options.seconds:g} s a group", actors))
-    console.print(_overlaps(overlaps))
-    return 0
+        shown.append(_rates(f"Ray actors {each}", actors))
+    title = f"A step, of {options.seconds:g} s of rollouts and as much of learning"
+    columns = ("max_staleness", "seconds", "of the longer half")
+    rows = ((f"{o.staleness}", f"{o.step_seconds:.3f}", f"{o.ratio:.3f}") for o in overlaps)
+    return tell(found, [*shown, table(title, columns, rows)], as_json=options.json)
 
 
 def _real(options: argparse.Namespace) -> int:
     from cluster.bench.loop_real import real
 
-    if options.at_once < 1:
-        raise ValueError(f"--at-once is {options.at_once}; it must be 1 or more")
     found = real(groups=REAL_BATCH, at_once=options.at_once, steps=options.rounds)
-    if options.json:
-        sys.stdout.write(json.dumps(asdict(found) | {"ratio": found.ratio}, indent=1) + "\n")
-        return 0
-    sys.stdout.write(
+    words = (
         f"Apart, a batch of {REAL_BATCH} prompts takes {found.rollout_seconds:.2f} s to sample and "
         f"{found.learn_seconds:.2f} s to learn from. Overlapped, a step takes "
-        f"{found.step_seconds:.2f} s: {found.ratio:.3f} of the longer one.\n"
+        f"{found.step_seconds:.2f} s: {found.ratio:.3f} of the longer one."
     )
-    return 0
+    return tell(_plain(found), [words], as_json=options.json)
+
+
+def _plain(found: Overlap) -> dict[str, float]:
+    return asdict(found) | {"ratio": found.ratio}
 
 
 async def _asleep(seconds: float, rounds: int) -> list[Rate]:
@@ -70,8 +58,8 @@ async def _asleep(seconds: float, rounds: int) -> list[Rate]:
     sizes = [*LINEAR]
     while sizes:
         replicas = sizes.pop(0)
-        stand_ins = StandIns(replicas, Sleepers(seconds))
-        found.append(await rate(stand_ins, replicas, seconds=seconds, rounds=rounds))
+        pool = FakePool(replicas, Sleepers(seconds))
+        found.append(await rate(pool, replicas, seconds=seconds, rounds=rounds))
         if not sizes and found[-1].efficiency >= KNEE and 2 * replicas <= MOST:
             sizes.append(2 * replicas)
     return found
@@ -106,7 +94,7 @@ async def _ray_rate(replicas: int, seconds: float, rounds: int) -> Rate:
         return await asyncio.wait_for(asyncio.wrap_future(reference.future()), 60 + 10 * seconds)
 
     await asyncio.gather(*(call(replica, Version(0, 0)) for replica in range(replicas)))  # start
-    found = await rate(StandIns(replicas, call), replicas, seconds=seconds, rounds=rounds)
+    found = await rate(FakePool(replicas, call), replicas, seconds=seconds, rounds=rounds)
     for actor in actors:
         ray.kill(actor)
     return found
@@ -117,25 +105,9 @@ async def _overlap(staleness: int, options: argparse.Namespace) -> Overlap:
     return await overlap(staleness=staleness, groups=BATCH, seconds=options.seconds, steps=steps)
 
 
-def _rates(title: str, found: Sequence[Rate]) -> Table:
-    table = Table(title=title, title_justify="left", box=None)
-    for column in ("replicas", "groups", "time at work", "controller ms a group"):
-        table.add_column(column, justify="right")
-    for each in found:
-        table.add_row(
-            f"{each.replicas}",
-            f"{each.groups}",
-            f"{each.efficiency:.3f}",
-            f"{each.controller_ms:.2f}",
-        )
-    return table
-
-
-def _overlaps(found: Sequence[Overlap]) -> Table:
-    title = f"A step, of {found[0].rollout_seconds:g} s of rollouts and as much of learning"
-    table = Table(title=title, title_justify="left", box=None)
-    for column in ("max_staleness", "seconds", "of the longer half"):
-        table.add_column(column, justify="right")
-    for each in found:
-        table.add_row(f"{each.staleness}", f"{each.step_seconds:.3f}", f"{each.ratio:.3f}")
-    return table
+def _rates(title: str, found: Iterable[Rate]) -> Table:
+    rows = (
+        (f"{r.replicas}", f"{r.groups}", f"{r.efficiency:.3f}", f"{r.controller_ms:.2f}")
+        for r in found
+    )
+    return table(title, ("replicas", "groups", "time at work", "controller ms a group"), rows)

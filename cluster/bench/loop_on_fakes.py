@@ -1,8 +1,8 @@
-"""What the loop itself costs: it is run on stand-ins that take a set time and answer at real size.
+"""What the loop itself costs: it is run on fakes that take a set time and answer at real size.
 
-A stand-in replica samples one group at a time. Its answer is unpickled as one that came over the
-wire: 2,400 prompt tokens and 8 completions of 256 tokens with log-probabilities. Everything else
-is the real loop, stream, window, admission and ledger. Times are of stand-ins that sleep, so the
+A fake replica samples one group at a time. Its answer is unpickled as one that came over the wire:
+2,400 prompt tokens and 8 completions of 256 tokens with log-probabilities. Everything else is the
+real loop, dispatcher, window, prompt source and ledger. Times are of fakes that sleep, so the
 figures hold for any number of them on one core.
 """
 
@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from time import perf_counter, process_time
 
-from o3rl import config
+from o3rl.config import LoopConfig
 from o3rl.data.row_order import RowOrder
-from o3rl.loop.loop import Loop
+from o3rl.loop.loop import Loop, Sampler
 from o3rl.loop.prompt_source import PromptSource
+from o3rl.loop.roles import Learner, Media, Scorers
 from o3rl.persistence.ledger import Ledger
 from o3rl.types import (
     FramePlan,
@@ -55,15 +56,15 @@ def answer(prompt: Prompt, body: bytes) -> Group:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """How `replicas` stand-ins of `seconds` a group were kept busy."""
+    """How `replicas` fakes of a set time a group were kept busy."""
 
     replicas: int
     groups: int
-    efficiency: float  # share of its time that a stand-in was at work, their mean
+    efficiency: float  # share of its time that a replica was at work, their mean
     controller_ms: float  # CPU milliseconds of the controller's process a group
 
 
-class StandIns:
+class FakePool:
     """A pool of `replicas`: `call(prompt, version)` gives a group's pickled body after its time."""
 
     def __init__(self, replicas: int, call: Callable[[int, Version], Awaitable[bytes]]):
@@ -150,43 +151,58 @@ class Steps:
 
 
 def make_loop(
-    sampler: StandIns, *, groups: int, steps: int, staleness: int, learn_seconds: float
+    settings: LoopConfig,
+    rows: list[Row],
+    media: Media,
+    *,
+    steps: int,
+    sampler: Sampler,
+    scorers: Scorers,
+    learner: Learner,
 ) -> tuple[Loop, Steps]:
-    """The real loop on stand-ins."""
-    rows = [
-        Row(f"row-{i}", Task.MCQ, "bench", "Which?", f"{i}.mp4", Truth("A", letter="A"))
-        for i in range(ROWS)
-    ]
-    ledger = Ledger()
+    """The real loop on these services, and what keeps the time of its steps."""
+    ledger, planned = Ledger(), steps * settings.groups
     order = RowOrder([row.task for row in rows], 0)
-    admission = PromptSource(rows, order, _Media(), ledger, planned=steps * groups, ahead=groups)
-    loop = Loop(
-        config.LoopConfig(groups=groups, max_staleness=staleness),
-        admission,
-        ledger,
-        sampler=sampler,
-        scorers=_Scorers(),
-        learner=_Learner(learn_seconds),
-    )
+    source = PromptSource(rows, order, media, ledger, planned=planned, ahead=settings.groups)
+    loop = Loop(settings, source, ledger, sampler=sampler, scorers=scorers, learner=learner)
     watched = Steps()
     loop.observe(watched)
     return loop, watched
 
 
-async def rate(sampler: StandIns, replicas: int, *, seconds: float, rounds: int) -> Rate:
+def fake_loop(
+    sampler: FakePool, *, groups: int, steps: int, staleness: int, learn_seconds: float
+) -> tuple[Loop, Steps]:
+    """The same where all services are fakes."""
+    rows = [
+        Row(f"row-{i}", Task.MCQ, "bench", "Which?", f"{i}.mp4", Truth("A", letter="A"))
+        for i in range(ROWS)
+    ]
+    return make_loop(
+        LoopConfig(groups=groups, max_staleness=staleness),
+        rows,
+        _Media(),
+        steps=steps,
+        sampler=sampler,
+        scorers=_Scorers(),
+        learner=_Learner(learn_seconds),
+    )
+
+
+async def rate(sampler: FakePool, replicas: int, *, seconds: float, rounds: int) -> Rate:
     """Time at work against linear: every replica is given `rounds` groups and more, one by one.
 
     The time between two answers of a replica is its own `seconds`, and what it waited for work.
     """
     groups = max(4, replicas)
     steps = -(-replicas * (rounds + 2) // groups)
-    loop, _ = make_loop(sampler, groups=groups, steps=steps, staleness=1, learn_seconds=0.0)
+    loop, _ = fake_loop(sampler, groups=groups, steps=steps, staleness=1, learn_seconds=0.0)
     began = process_time()
     await loop.run(steps)
     spent = process_time() - began
     ends = [times[: rounds + 1] for times in sampler.ends]
     if starved := sum(len(times) < 2 for times in ends):
-        raise RuntimeError(f"{starved} of {replicas} stand-ins were given less than two groups")
+        raise RuntimeError(f"{starved} of {replicas} replicas were given less than two groups")
     cycle = fmean((times[-1] - times[0]) / (len(times) - 1) for times in ends)
     done = steps * groups
     return Rate(replicas, done, seconds / cycle, 1000 * spent / done)
@@ -208,9 +224,9 @@ class Overlap:
 
 
 async def overlap(*, staleness: int, groups: int, seconds: float, steps: int) -> Overlap:
-    """Balanced stand-ins: sampling a batch takes as long as learning from it."""
-    sampler = StandIns(groups, Sleepers(seconds))
-    loop, watched = make_loop(
+    """Balanced fakes: sampling a batch takes as long as learning from it."""
+    sampler = FakePool(groups, Sleepers(seconds))
+    loop, watched = fake_loop(
         sampler, groups=groups, steps=steps, staleness=staleness, learn_seconds=seconds
     )
     await loop.run(steps)

@@ -16,19 +16,15 @@ from pathlib import Path
 from statistics import fmean
 from time import perf_counter
 
-from cluster.bench.loop_on_fakes import WARM_STEPS, Overlap, Steps
+from cluster.bench.loop_on_fakes import WARM_STEPS, Overlap, make_loop
 from cluster.services.session import ray_session
 from cluster.services.wiring import Learning, Sampling, services
 from learners.rank.settings import Optimisation
 from o3rl import config
 from o3rl.config.shipped import load_named, model_path, of_model
 from o3rl.data.parquet import read_rows
-from o3rl.data.row_order import order_of
 from o3rl.data.stgr import import_file
-from o3rl.loop.loop import Loop
-from o3rl.loop.prompt_source import PromptSource
 from o3rl.loop.roles import Learner as LoopLearner
-from o3rl.persistence.ledger import Ledger
 from o3rl.synth.dataset import Size, write_dataset
 from o3rl.synth.questions import Teacher
 from o3rl.types import ScoredGroup, Version
@@ -96,17 +92,10 @@ async def _measured(
 
         async def timed(learns: LoopLearner, incarnation: int) -> list[float]:
             """Seconds of each step."""
-            ledger, order = Ledger(), order_of(rows, SEED, task_weights={})
-            groups = run.loop.groups
-            admission = PromptSource(
-                rows, order, media, ledger, planned=steps * groups, ahead=groups
-            )
-            loop = Loop(
-                run.loop, admission, ledger, sampler=sampler, scorers=scorers, learner=learns
+            loop, watched = make_loop(
+                run.loop, rows, media, steps=steps, sampler=sampler, scorers=scorers, learner=learns
             )
             loop.restore({"step": 0, "incarnation": incarnation, "n": 0, "set_aside": 0})
-            watched = Steps()
-            loop.observe(watched)
             await loop.run(steps)
             return watched.seconds[WARM_STEPS:-LAST_STEPS]
 

@@ -1,17 +1,14 @@
 """Random policies and random groups to measure: sizes like the real ones, nothing to download."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, Qwen2_5_VLConfig
 from transformers import Qwen2_5_VLForConditionalGeneration as Policy
 
 from learners.model.packing import PromptInputs, Segment
-
-if TYPE_CHECKING:
-    from cluster.bench.random_models import Setting, Shape
 
 SMALL_PROMPT = 200  # tokens, below which one picture of one token is all
 SIDE = 24  # patches a side of a picture: 336 px, 144 image tokens
@@ -22,61 +19,81 @@ IDS: dict[str, Any] = {
     "video_token_id": 4,
 }
 ENDS = {"eos_token_id": 5, "pad_token_id": 6}
-TOWER = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16}
-TOWER |= {"fullatt_block_indexes": [7, 15, 23, 31]}
+
+
+def _text(
+    hidden: int, inner: int, *, layers: int, heads: int, keys: int, words: int, tied: bool = True
+) -> dict[str, Any]:
+    return {
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": keys,
+        "vocab_size": words,
+        "tie_word_embeddings": tied,
+    }
+
+
+def _tower(
+    hidden: int, inner: int, *, depth: int, heads: int, whole: Sequence[int]
+) -> dict[str, Any]:
+    """`whole` are the blocks whose attention is not within windows."""
+    sizes = {"depth": depth, "hidden_size": hidden, "intermediate_size": inner, "num_heads": heads}
+    return sizes | {"fullatt_block_indexes": list(whole)}
+
+
+TOWER = _tower(1280, 3420, depth=32, heads=16, whole=(7, 15, 23, 31))
 SIZES = {
     "1m": (
-        {
-            "hidden_size": 128,
-            "intermediate_size": 384,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "vocab_size": 512,
-            "tie_word_embeddings": True,
-        },
-        {"depth": 4, "hidden_size": 64, "intermediate_size": 192, "num_heads": 2}
-        | {"fullatt_block_indexes": [1, 3]},
+        _text(128, 384, layers=4, heads=4, keys=2, words=512),
+        _tower(64, 192, depth=4, heads=2, whole=(1, 3)),
     ),
     # About 80 M parameters in the proportions of the 3B: 15 % each for the head and the tower.
     "80m": (
-        {
-            "hidden_size": 768,
-            "intermediate_size": 2304,
-            "num_hidden_layers": 8,
-            "num_attention_heads": 12,
-            "num_key_value_heads": 4,
-            "vocab_size": 16384,
-            "tie_word_embeddings": True,
-        },
-        {"depth": 6, "hidden_size": 384, "intermediate_size": 1024, "num_heads": 6}
-        | {"fullatt_block_indexes": [2, 5]},
+        _text(768, 2304, layers=8, heads=12, keys=4, words=16384),
+        _tower(384, 1024, depth=6, heads=6, whole=(2, 5)),
     ),
-    "3b": (
-        {
-            "hidden_size": 2048,
-            "intermediate_size": 11008,
-            "num_hidden_layers": 36,
-            "num_attention_heads": 16,
-            "num_key_value_heads": 2,
-            "vocab_size": 151936,
-            "tie_word_embeddings": True,
-        },
-        TOWER,
-    ),
-    "7b": (
-        {
-            "hidden_size": 3584,
-            "intermediate_size": 18944,
-            "num_hidden_layers": 28,
-            "num_attention_heads": 28,
-            "num_key_value_heads": 4,
-            "vocab_size": 152064,
-            "tie_word_embeddings": False,
-        },
-        TOWER,
-    ),
+    "3b": (_text(2048, 11008, layers=36, heads=16, keys=2, words=151936), TOWER),
+    "7b": (_text(3584, 18944, layers=28, heads=28, keys=4, words=152064, tied=False), TOWER),
 }
+
+
+BASELINES = ("sequential", "batched")
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """P tokens of prompt, G completions of C."""
+
+    prompt: int
+    completion: int
+    group: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Shape":
+        """Of `PxCxG`, for instance 2400x256x8; ValueError otherwise."""
+        parts = text.strip().split("x")
+        if len(parts) != 3 or not all(part.isdecimal() and int(part) for part in parts):
+            raise ValueError(f"shape is {text!r}; it must be PxCxG, for instance 2400x256x8")
+        prompt, completion, group = map(int, parts)
+        if prompt < 8 or completion < 2:
+            raise ValueError(f"shape is {text!r}; P must be 8 or more, C 2 or more")
+        return cls(prompt, completion, group)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What all variants share: `model` of `SIZES`, device, checkpointing."""
+
+    model: str
+    device: str
+    checkpointing: bool
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """What is measured, ours first."""
+        return ("shared", "masked", *BASELINES) if self.device == "cuda" else ("shared", *BASELINES)
 
 
 def config_of(
@@ -106,7 +123,7 @@ def config_of(
     )
 
 
-def build_policy(setting: "Setting") -> PreTrainedModel:
+def build_policy(setting: Setting) -> PreTrainedModel:
     """Random weights on the setting's device: float32 on CPU, bfloat16 on a GPU."""
     torch.manual_seed(0)
     dtype = torch.bfloat16 if setting.device == "cuda" else torch.float32
@@ -118,7 +135,7 @@ def build_policy(setting: "Setting") -> PreTrainedModel:
     return policy.to(setting.device).train()
 
 
-def build_segment(policy: Any, shape: "Shape") -> Segment:
+def build_segment(policy: Any, shape: Shape) -> Segment:
     """A random group: as many pictures of 144 tokens as the prompt has room for, the rest text."""
     random = torch.Generator().manual_seed(1)
     side = SIDE if shape.prompt >= SMALL_PROMPT else 2
@@ -152,40 +169,3 @@ def build_segment(policy: Any, shape: "Shape") -> Segment:
 def grids_of(segment: Segment) -> list[tuple[int, int, int]]:
     """Time, height and width in patches of its pictures."""
     return [(int(t), int(h), int(w)) for t, h, w in segment.prompt.grid_I3]
-
-
-BASELINES = ("sequential", "batched")
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """P tokens of prompt, G completions of C."""
-
-    prompt: int
-    completion: int
-    group: int
-
-    @classmethod
-    def parse(cls, text: str) -> "Shape":
-        """Of `PxCxG`, for instance 2400x256x8; ValueError otherwise."""
-        parts = text.strip().split("x")
-        if len(parts) != 3 or not all(part.isdecimal() and int(part) for part in parts):
-            raise ValueError(f"shape is {text!r}; it must be PxCxG, for instance 2400x256x8")
-        prompt, completion, group = map(int, parts)
-        if prompt < 8 or completion < 2:
-            raise ValueError(f"shape is {text!r}; P must be 8 or more, C 2 or more")
-        return cls(prompt, completion, group)
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What all variants share: `model` of `cluster.bench.random_models`, device, checkpointing."""
-
-    model: str
-    device: str
-    checkpointing: bool
-
-    @property
-    def variants(self) -> tuple[str, ...]:
-        """What is measured, ours first."""
-        return ("shared", "masked", *BASELINES) if self.device == "cuda" else ("shared", *BASELINES)

@@ -1,8 +1,38 @@
-"""What a benchmark prints: its report, and nothing of the libraries that it runs."""
+"""What a benchmark tells: JSON, or tables and sentences; and nothing of the libraries it runs."""
 
+import json
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+
+def tell(found: object, shown: Iterable[RenderableType], *, as_json: bool) -> int:
+    """To standard output: `found`, plain values and dataclasses, as JSON, or what is shown of it.
+
+    Gives the exit code of the command.
+    """
+    if as_json:
+        sys.stdout.write(json.dumps(found, indent=1, default=asdict) + "\n")
+        return 0
+    console = Console()
+    for each in shown:
+        console.print(each)
+    return 0
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """Names on the left, numbers beside them."""
+    made = Table(title=title, title_justify="left", box=None)
+    for place, column in enumerate(columns):
+        made.add_column(column, justify="right" if place else "left")
+    for row in rows:
+        made.add_row(*row)
+    return made
 
 
 @contextmanager

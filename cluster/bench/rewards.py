@@ -1,33 +1,25 @@
-"""What scoring costs: completions a second by task and profile, seconds by length, share of a step.
+"""`o3rl bench rewards`: completions scored a second by task and profile, scoring's share of a step.
 
 CPU seconds of this process: the same number on a busy machine, and the wall's on an idle core.
 """
 
-import gc
+import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from time import process_time
 
+from cluster.bench.completions import FRAME, Case, cases
+from cluster.bench.report import table, tell
 from o3rl.config import Profile, RewardsConfig, load
-from o3rl.text import grammar
 from o3rl.tracking.metrics_log import read_series
 from o3rl.types import Task
 from rewards.scorer import Scorer
-from tests.rewards.hostile_texts import FRAME, HOSTILE, Case, cases, hostile
 
-SIZES = (1_000, 10_000, 100_000, 1_000_000)  # characters
 COMPLETIONS = 96  # different ones of each task
 TAIL, WORK, STEP = "scoring/tail_seconds", "scoring/seconds", "seconds/step"
 
-
-@dataclass(frozen=True, slots=True)
-class Growth:
-    """CPU seconds to find everything in a hostile text, by its length; to score the longest."""
-
-    parse: dict[int, float]
-    score: float
+Rates = dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +38,31 @@ class StepShare:
     worked: float | None
     waited: float | None
 
+    def __str__(self) -> str:
+        def percent(value: float | None) -> str:
+            return "not logged" if value is None else f"{value:.2%}"
 
-Rates = dict[str, dict[str, float]]
+        return (
+            f"Of a step of {self.step_seconds:.2f} s (mean of {self.steps}), scoring "
+            f"{self.completions} completions is {percent(self.computed)} of computing; scorer "
+            f"processes were at work for {percent(self.worked)}, and the step waited for the last "
+            f"of them for {percent(self.waited)}."
+        )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Time the scorer; with `--run` also its share of that run's steps."""
+    if options.run is not None and not metrics_of(options.run).is_file():
+        raise FileNotFoundError(f"--run {options.run}: there is no {metrics_of(options.run)}")
+    measured = rates(options.seconds)
+    share = None if options.run is None else step_share(options.run, measured)
+    found = {"completions_per_second": measured, "step_share": share}
+    rows = [
+        (task, *(f"{by_task[task]:,.0f}" for by_task in measured.values()))
+        for task in map(str, Task)
+    ]
+    shown = table("Completions a second, one core", ["task", *measured], rows)
+    return tell(found, [shown] if share is None else [shown, str(share)], as_json=options.json)
 
 
 def rates(
@@ -66,28 +81,6 @@ def rates(
         }
         for profile in Profile
     }
-
-
-def growth(
-    sizes: tuple[int, ...] = SIZES, *, clock: Callable[[], float] = process_time
-) -> dict[str, Growth]:
-    """For each hostile text the cost of parsing at each size, and of scoring at the largest."""
-    return {name: _growth(piece, sizes, clock) for name, piece in HOSTILE.items()}
-
-
-def find_all(text: str) -> None:
-    """Every finder of the grammar on the whole of `text`."""
-    grammar.answer_of(text)
-    grammar.thought_of(text)
-    grammar.interval_of(text)
-    grammar.time_mentions(text)
-    grammar.named_box(text)
-    grammar.one_word_named_box(text)
-    grammar.unpaired(text, (*grammar.PAIRED_IN_TEXT, *grammar.PAIRED_IN_THOUGHT))
-    for _ in grammar.raw_claims(text):
-        pass
-    for _ in grammar.raw_boxes(text):
-        pass
 
 
 def metrics_of(run: Path) -> Path:
@@ -119,47 +112,19 @@ def step_share(run: Path, measured: Rates) -> StepShare:
     )
 
 
-def _growth(piece: str, sizes: tuple[int, ...], clock: Callable[[], float]) -> Growth:
-    texts = {size: hostile(piece, size) for size in sizes}
-    [spatial] = cases(Task.TEMPORAL_SPATIAL, count=1)
-    longest = Case(spatial.row, texts[max(sizes)])
-    scorers = [Scorer(RewardsConfig(profile=profile)) for profile in Profile]
-    return Growth(
-        {size: _best_of_three(partial(find_all, text), clock) for size, text in texts.items()},
-        max(_cost(partial(_score, scorer, longest), clock) for scorer in scorers),
-    )
-
-
 def _rate(scorer: Scorer, texts: list[Case], seconds: float, clock: Callable[[], float]) -> float:
     """Once unmeasured, which fills the caches of a long run; then whole rounds."""
     for case in texts:
-        _score(scorer, case)
+        score(scorer, case)
     done, start = 0, clock()
     while (spent := clock() - start) < seconds or not done:
         for case in texts:
-            _score(scorer, case)
+            score(scorer, case)
         done += len(texts)
     return done / max(spent, 1e-9)
 
 
-def _score(scorer: Scorer, case: Case) -> None:
+def score(scorer: Scorer, case: Case) -> None:
+    """Score one, halfway through a run."""
     truth = case.row.truth
     scorer.score(case.row.task, case.text, truth=truth, progress=0.5, frame_size=FRAME)
-
-
-def _best_of_three(work: Callable[[], None], clock: Callable[[], float]) -> float:
-    """Short texts are over before caches are warm."""
-    return min(_cost(work, clock) for _ in range(3))
-
-
-def _cost(work: Callable[[], None], clock: Callable[[], float]) -> float:
-    """Without the garbage collector, which would look through all that this process holds."""
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        start = clock()
-        work()
-        return clock() - start
-    finally:
-        if collects:
-            gc.enable()

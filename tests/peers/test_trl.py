@@ -5,9 +5,8 @@ from importlib.util import find_spec
 
 import pytest
 
-from cluster.bench.learner import StepSeconds
 from cluster.bench.random_models import Shape
-from tests.peers.trl import report, run
+from tests.peers.trl import StepSeconds, report, run
 
 
 def test_medians_are_compared():

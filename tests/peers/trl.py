@@ -9,10 +9,8 @@ OMP_NUM_THREADS sets the threads of all of them; by default there are as many as
 
 import argparse
 import asyncio
-import json
 import multiprocessing
-import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -20,19 +18,23 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-
-from cluster.bench.report import only_the_report
+from cluster.bench.report import only_the_report, table, tell
 from o3rl.config.shipped import model_path
 from tests.by_hand import command
 
 if TYPE_CHECKING:
-    from cluster.bench.learner import StepSeconds
     from cluster.bench.random_models import Shape
 
 SECONDS = 4 * 3600.0  # limit for TRL's side
 COLUMNS = ("", "step s", "samples/s", "learning s", "learned/s")
+
+
+@dataclass(frozen=True, slots=True)
+class StepSeconds:
+    """Of a whole step of RL, and of that what was learning."""
+
+    whole: float
+    learn: float
 
 
 def run(options: argparse.Namespace) -> int:
@@ -55,14 +57,14 @@ def run(options: argparse.Namespace) -> int:
         trl = _alone(_theirs, folder, shape, out=Path(made), **theirs)
         ours = asyncio.run(_ours(folder, shape, repeats=options.repeats))
     found = report(shape, ours, trl) | {"model": options.model, "micro_batch": micro_batch}
-    if options.json:
-        sys.stdout.write(json.dumps(found, indent=2) + "\n")
-        return 0
-    Console().print(table(found))
-    return 0
+    title = (
+        f"{options.model}, (P, C, G) = ({shape.prompt}, {shape.completion}, {shape.group}): a step "
+        f"{found['speedup']:.2f} times as fast, learning {found['learner_speedup']:.2f}"
+    )
+    return tell(found, [table(title, COLUMNS, _rows(found))], as_json=options.json)
 
 
-def report(shape: "Shape", ours: list["StepSeconds"], trl: list["StepSeconds"]) -> dict[str, Any]:
+def report(shape: "Shape", ours: list[StepSeconds], trl: list[StepSeconds]) -> dict[str, Any]:
     """Samples a second by side, of whole steps and of learning alone, and both ratios."""
     sides = {"ours": ours, "trl": trl}
     whole = {name: median(step.whole for step in steps) for name, steps in sides.items()}
@@ -79,25 +81,18 @@ def report(shape: "Shape", ours: list["StepSeconds"], trl: list["StepSeconds"]) 
     }
 
 
-def table(found: dict[str, Any]) -> Table:
-    """A line a side: medians of the seconds and samples a second."""
-    shown = Table(
-        title=f"{found['model']}, (P, C, G) = ({found['P']}, {found['C']}, {found['G']}): a step "
-        f"{found['speedup']:.2f} times as fast, learning {found['learner_speedup']:.2f}",
-        title_justify="left",
-        box=None,
-    )
-    for name in COLUMNS:
-        shown.add_column(name, justify="right" if name else "left")
-    for side, steps in found["seconds"].items():
-        shown.add_row(
+def _rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
+    """One a side: medians of the seconds, and samples a second."""
+    return [
+        (
             side,
             f"{median(step['whole'] for step in steps):.2f}",
             f"{found['samples_per_second'][side]:.2f}",
             f"{median(step['learn'] for step in steps):.2f}",
             f"{found['learned_per_second'][side]:.2f}",
         )
-    return shown
+        for side, steps in found["seconds"].items()
+    ]
 
 
 def _alone(work: Any, *arguments: Any, **keywords: Any) -> Any:
@@ -106,19 +101,18 @@ def _alone(work: Any, *arguments: Any, **keywords: Any) -> Any:
         return pool.apply_async(work, arguments, keywords).get(SECONDS)
 
 
-def _theirs(folder: Path, shape: "Shape", **settings: Any) -> list["StepSeconds"]:
+def _theirs(folder: Path, shape: "Shape", **settings: Any) -> list[StepSeconds]:
     from tests.peers.trl_trainer import trl_steps
 
     return trl_steps(folder, shape, **settings)
 
 
-async def _ours(folder: Path, shape: "Shape", *, repeats: int) -> list["StepSeconds"]:
+async def _ours(folder: Path, shape: "Shape", *, repeats: int) -> list[StepSeconds]:
     """Seconds of `repeats` steps, after one that is not counted."""
     import torch
 
     from actors.engine.engine import Engine
     from cluster.bench.fixtures import alone, build_prompts, policy_of, scored
-    from cluster.bench.learner import StepSeconds
     from learners.rank.worker import RankWorker
     from o3rl.config import LearningConfig, RolloutsConfig, SamplingConfig, Schedule
     from o3rl.types import Group, Version

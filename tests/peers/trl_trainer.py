@@ -17,8 +17,8 @@ from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportMissingImports]
 
 from cluster.bench.fixtures import build_prompts, chat, rewards_of
-from cluster.bench.learner import StepSeconds
 from cluster.bench.random_models import Shape
+from tests.peers.trl import StepSeconds
 
 
 class _Timed(GRPOTrainer):

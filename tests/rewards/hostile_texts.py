@@ -1,23 +1,4 @@
-"""Completions to time scoring on: what a model writes about synthetic rows, and hostile texts.
-
-`Case`s come from the rows of `o3rl.synth`, all six tasks, a third each as a model writes them when
-it is right, when it is wrong, and when it goes on until its token limit.
-"""
-
-from dataclasses import dataclass, replace
-from itertools import cycle
-from random import Random
-
-from o3rl.data.media_paths import MediaRoots
-from o3rl.data.stgr import row_of
-from o3rl.synth.questions import PERFECT, Teacher, ask, row
-from o3rl.synth.world import random_picture, random_scene, split_combinations
-from o3rl.text.boxes import ABSOLUTE
-from o3rl.text.prompts import target
-from o3rl.types import FramePlan, Row, Task
-
-FRAME = (420, 224)  # a 720p frame as the model sees it
-LONG = 2500  # characters of a completion of 768 tokens, about
+"""Texts that no model should write, over and over: what a parser could take squared time for."""
 
 HOSTILE = {
     "open objects": "<obj>",
@@ -35,55 +16,7 @@ HOSTILE = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A completion and the row that it is to be scored against."""
-
-    row: Row
-    text: str
-
-
-def cases(task: Task, *, count: int, seed: int = 0) -> list[Case]:
-    """`count` completions of different rows: right, wrong and long ones in turn."""
-    rng = Random(f"{seed}/{task}")
-    made = zip(range(count), cycle((_right, _wrong, _long)), strict=False)
-    return [write(rng, task, number) for number, write in made]
-
-
 def hostile(piece: str, length: int) -> str:
     """A thought and an answer of `piece` over and over, `length` characters in all."""
     body = piece * (length // (2 * len(piece)))
     return f"<think>{body}</think><answer>{body}</answer>"
-
-
-def _right(rng: Random, task: Task, number: int) -> Case:
-    right = _row(rng, task, number)
-    return Case(right, _written(right))
-
-
-def _wrong(rng: Random, task: Task, number: int) -> Case:
-    """What an erring teacher writes about another video."""
-    return Case(_row(rng, task, number), _written(_row(rng, task, number, Teacher())))
-
-
-def _long(rng: Random, task: Task, number: int) -> Case:
-    """A right one whose thought goes on and on, with the evidence of other rows."""
-    right = _row(rng, task, number)
-    thoughts = [right.reasoning or ""]
-    while sum(map(len, thoughts)) < LONG:
-        thoughts.append(_row(rng, task, number).reasoning or "")
-    return Case(right, _written(replace(right, reasoning=" ".join(thoughts))))
-
-
-def _row(rng: Random, task: Task, number: int, teacher: Teacher = PERFECT) -> Row:
-    combinations, _ = split_combinations()
-    still = task is Task.VISUAL
-    scene = random_picture(rng, combinations) if still else random_scene(rng, combinations)
-    asked = ask(rng, scene, wanted="shape" if still else None)
-    record = row(rng, asked, task, name=f"{number}", media=f"{number}", teacher=teacher)
-    return row_of(record, MediaRoots({}))
-
-
-def _written(told: Row) -> str:
-    plan = FramePlan((0,), (0.0,), FRAME, 0.0)
-    return target(told, plan, convention=ABSOLUTE)

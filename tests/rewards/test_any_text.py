@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from spatial_row import CAT, DOG, NOWHERE, SECOND_DOG, TRUTH, claim, scored
 
+from cluster.bench.completions import cases
 from o3rl.config import Profile, RewardsConfig
 from o3rl.text.boxes import interval_iou
 from o3rl.types import PARTS, Reward, Task, Truth
 from rewards.scorer import Scorer
-from tests.rewards.hostile_texts import HOSTILE, cases, hostile
+from tests.rewards.hostile_texts import HOSTILE, hostile
 
 TRUTHS = {
     Task.MCQ: Truth("A", letter="A"),

@@ -1,6 +1,5 @@
-"""Benchmarks of hand-over and elasticity: the tables, and the first for real on a tiny policy."""
+"""What `o3rl bench` refuses, and new weights to an engine for real on a tiny policy."""
 
-import argparse
 import json
 import subprocess
 import sys
@@ -8,32 +7,32 @@ from pathlib import Path
 
 import pytest
 
-from cluster.bench import weight_transfer
-from tests.faults.elasticity import Stretch, stretches
+from cluster.commands import cli
 
 ROOT = Path(__file__).parents[3]
 
 
-def test_steps_are_cut_where_the_number_of_replicas_changes():
-    healthy = [(1, 1.0), (2, 1.0), (3, 3.0), (4, 3.0), (5, 3.0), (6, 1.0)]
-    seconds = [(step, 9.0 / replicas) for step, replicas in healthy]
-    found = stretches({"pool/healthy": healthy, "seconds/step": seconds})
-    assert found == [Stretch(1, 2, 18.0), Stretch(3, 3, 9.0), Stretch(1, 1, 9.0)]
-    assert [round(part.prompts_per_second, 2) for part in found] == [0.89, 2.67, 0.89]
-
-
 @pytest.mark.parametrize(
-    ("steps", "rate", "said"), [(0, 1e-6, "--steps is 0"), (1, 0.0, "--rate is 0")]
+    ("words", "said"),
+    [
+        ("weights --steps 0", "argument --steps: '0' is no whole number from 1 on"),
+        ("weights --rate 0", "argument --rate: '0' is no number above 0"),
+        ("weights --rate high", "argument --rate: 'high' is no number above 0"),
+        ("learner --repeats -1", "argument --repeats: '-1' is no whole number from 1 on"),
+        ("loop --rounds 1", "argument --rounds: '1' is no whole number from 2 on"),
+        ("rewards --seconds nan", "argument --seconds: 'nan' is no number above 0"),
+    ],
 )
-def test_what_cannot_be_measured_is_refused(steps, rate, said):
-    options = argparse.Namespace(model="1m", steps=steps, rate=rate, json=True)
-    with pytest.raises(ValueError, match=said):
-        weight_transfer.run(options)
+def test_what_cannot_be_measured_is_refused_at_once(words, said, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["bench", *words.split()])
+    assert caught.value.code == 2
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.e2e
 def test_both_ways_give_a_busy_engine_the_same_weights():
-    command = ["bench", "handover", "--model", "1m", "--steps", "2", "--json"]
+    command = ["bench", "weights", "--model", "1m", "--steps", "2", "--json"]
     done = subprocess.run(
         [sys.executable, "-m", "cluster.commands.cli", *command],
         capture_output=True,

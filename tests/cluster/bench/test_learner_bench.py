@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cluster.bench import learner
+from cluster.bench import learner, variants
 from cluster.bench.learner import measure
 from cluster.bench.random_models import (
     BASELINES,
@@ -24,7 +24,7 @@ def test_all_variants_give_the_same_gradients():
     found = {}
     for name in ("shared", "masked", *BASELINES):
         policy.zero_grad()
-        logprobs_GC = learner._step(name, policy, segment)()
+        logprobs_GC = variants.step_of(name, policy, segment)()
         gradients = [p.grad for p in policy.parameters()]
         assert None not in gradients
         found[name] = (logprobs_GC, torch.cat([g.flatten() for g in gradients]))

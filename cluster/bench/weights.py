@@ -1,4 +1,4 @@
-"""`o3rl bench handover`: new weights from a learner rank to a busy engine, all or what changed.
+"""`o3rl bench weights`: new weights from a learner rank to a busy engine, all or what changed.
 
 A random bfloat16 policy with float32 masters takes optimiser steps, and after each its weights go
 through the weight store to a vLLM that samples all the while. The same steps once for each way of
@@ -7,37 +7,35 @@ publishing; the weights must be the same, by the digests of every version and by
 
 import argparse
 import asyncio
-import json
-import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
+import numpy as np
 
-from cluster.bench.report import only_the_report
+from actors.engine.engine import Engine
+from cluster.bench.fixtures import alone, build_folder, build_prompts, policy_of, scored
+from cluster.bench.report import only_the_report, table, tell
+from cluster.services.session import ray_session
+from cluster.services.weight_store import start_store
+from learners.rank.worker import RankWorker
 from o3rl.config import (
     ClusterConfig,
     LearningConfig,
+    ModelConfig,
     Publish,
     RolloutsConfig,
     SamplingConfig,
     Schedule,
 )
+from o3rl.types import Failure, Group, Prompt, Version
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from actors.engine.engine import Engine
-    from learners.rank.worker import RankWorker
-    from o3rl.types import Group, Prompt
+Prompts = list[tuple[Prompt, np.ndarray]]  # each with its frames
 
 PROMPT, COMPLETION, GROUP = 356, 128, 8  # tokens, tokens, samples: what the engine is busy with
 STORE_SECONDS = 300.0
@@ -60,51 +58,38 @@ class Measured:
 
 def run(options: argparse.Namespace) -> int:
     """Measure, then a table or JSON. Raises ValueError where two ways give other weights."""
-    if options.steps < 1:
-        raise ValueError(f"--steps is {options.steps}; it must be 1 or more")
-    if options.rate <= 0:
-        raise ValueError(f"--rate is {options.rate:g}; it must be more than 0")
     with TemporaryDirectory(prefix="o3rl-") as made, only_the_report():
         way = measured(Path(made), options.model, steps=options.steps, rate=options.rate)
         found = asyncio.run(way)
-    if options.json:
-        ways = {kind: [asdict(each) for each in steps] for kind, steps in found.items()}
-        report = {"model": options.model, "rate": options.rate, "ways": ways}
-        sys.stdout.write(json.dumps(report, indent=1) + "\n")
-        return 0
-    Console().print(table(found, f"{options.model} in bfloat16, rate {options.rate:g}"))
-    return 0
+    report = {"model": options.model, "rate": options.rate, "ways": found}
+    title = f"{options.model} in bfloat16, rate {options.rate:g}"
+    rows = (_row(kind, steps) for kind, steps in found.items())
+    return tell(report, [table(title, COLUMNS, rows)], as_json=options.json)
 
 
-def table(found: dict[str, list[Measured]], title: str) -> Table:
-    """A line a way: medians over the steps."""
-    shown = Table(title=title, title_justify="left", box=None)
-    for name in COLUMNS:
-        shown.add_column(name, justify="right" if name else "left")
-    for kind, steps in found.items():
-        changed = [each.changed for each in steps if each.changed is not None]
-        shown.add_row(
-            kind,
-            f"{median(each.publish_seconds for each in steps):.2f}",
-            f"{median(each.fetch_seconds for each in steps):.2f}",
-            f"{median(each.stall_seconds for each in steps):.2f}",
-            f"{median(each.sent for each in steps) / 1e6:.1f}",
-            f"{median(each.fetched for each in steps) / 1e6:.1f}",
-            f"{median(each.fetched / each.size for each in steps):.1%}",
-            f"{median(changed):.2%}" if changed else "",
-        )
-    return shown
+def _row(kind: str, steps: Sequence[Measured]) -> tuple[str, ...]:
+    """Of one way: medians over the steps."""
+
+    def middle(of: Callable[[Measured], float]) -> float:
+        return median(map(of, steps))
+
+    changed = [each.changed for each in steps if each.changed is not None]
+    return (
+        kind,
+        f"{middle(lambda each: each.publish_seconds):.2f}",
+        f"{middle(lambda each: each.fetch_seconds):.2f}",
+        f"{middle(lambda each: each.stall_seconds):.2f}",
+        f"{middle(lambda each: each.sent) / 1e6:.1f}",
+        f"{middle(lambda each: each.fetched) / 1e6:.1f}",
+        f"{middle(lambda each: each.fetched / each.size):.1%}",
+        f"{median(changed):.2%}" if changed else "",
+    )
 
 
 async def measured(
     folder: Path, name: str, *, steps: int, rate: float
 ) -> dict[str, list[Measured]]:
     """By way of publishing, the hand-over after each of `steps` steps of the policy `name`."""
-    from actors.engine.engine import Engine
-    from cluster.bench.fixtures import build_folder, build_prompts, policy_of
-    from cluster.services.session import ray_session
-    from o3rl.types import Version
-
     policy = replace(policy_of(build_folder(folder / "policy", name)), dtype="bfloat16")
     prompts = build_prompts(folder / "policy", PROMPT, steps)
     tokens = PROMPT + COMPLETION
@@ -135,10 +120,7 @@ async def measured(
     return found
 
 
-def _worker(policy: Any, prompts: Any, *, publish: Publish, rate: float) -> "RankWorker":
-    from cluster.bench.fixtures import alone
-    from learners.rank.worker import RankWorker
-
+def _worker(policy: ModelConfig, prompts: Prompts, *, publish: Publish, rate: float) -> RankWorker:
     frames = {prompt.media_key: shown for prompt, shown in prompts}
     learning = LearningConfig(
         rate=rate, schedule=Schedule.constant, mini_batches=1, publish=publish
@@ -147,13 +129,9 @@ def _worker(policy: Any, prompts: Any, *, publish: Publish, rate: float) -> "Ran
 
 
 async def _way(
-    engine: "Engine", worker: "RankWorker", groups: list["Group"], mirror: Path
+    engine: Engine, worker: RankWorker, groups: list[Group], mirror: Path
 ) -> list[Measured]:
     """All steps by one way; what the weights were before is sent and taken first, uncounted."""
-    from cluster.bench.fixtures import scored
-    from cluster.services.weight_store import start_store
-    from o3rl.types import Version
-
     store = start_store(mirror, seconds=STORE_SECONDS)
     assert engine.version is not None
     incarnation = engine.version.incarnation + 1
@@ -185,9 +163,7 @@ async def _way(
     return found[1:]
 
 
-async def _group(engine: "Engine", prompt: "Prompt", frames: "np.ndarray") -> "Group":
-    from o3rl.types import Failure
-
+async def _group(engine: Engine, prompt: Prompt, frames: np.ndarray) -> Group:
     group = await engine.generate(prompt, frames, seed=prompt.group)
     if isinstance(group, Failure):
         raise RuntimeError(f"the engine did not sample: {group.reason}")
@@ -195,9 +171,7 @@ async def _group(engine: "Engine", prompt: "Prompt", frames: "np.ndarray") -> "G
 
 
 @asynccontextmanager
-async def _busy(
-    engine: "Engine", prompts: list[tuple["Prompt", "np.ndarray"]]
-) -> AsyncIterator[None]:
+async def _busy(engine: Engine, prompts: Prompts) -> AsyncIterator[None]:
     """The engine samples one group after the other until the end of the block."""
 
     async def sample_on() -> None:
