@@ -1,6 +1,7 @@
 """What a job brings along is enough to run it: tried with nothing else of ours on the path."""
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -65,6 +66,21 @@ def test_neither_tests_nor_data_travel(packed):
     ours = {"actors", "cluster", "learners", "o3rl", "rewards", "mine.py", "run.yaml"}
     assert {path.name for path in packed.iterdir()} - ours == {"o3rl-0.1.0.dist-info"}
     assert sum(path.stat().st_size for path in packed.rglob("*")) < 20e6
+
+
+HARNESS = re.compile(
+    r"chaos|stand_?in(?!g)|fake_?engine|damaged?_(rows|videos)|add_damage|\btrl\b|\btests\.", re.I
+)
+
+
+def test_the_wheel_holds_nothing_of_the_tests(packed):
+    """Strikes, fake engines, damage, peers: none of their files, and no word of them in code."""
+    wheel = [path for path in packed.rglob("*") if path.name not in ("mine.py", "run.yaml")]
+    names = [str(path.relative_to(packed)) for path in wheel]
+    assert [name for name in names if HARNESS.search(name) or "tests" in name] == []
+    code = [path for path in wheel if path.suffix == ".py"]
+    assert len(code) > 100
+    assert {path.name: found for path in code if (found := HARNESS.findall(path.read_text()))} == {}
 
 
 def test_a_module_that_is_not_there_is_named(tmp_path):
