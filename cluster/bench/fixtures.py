@@ -51,9 +51,7 @@ def build_folder(folder: Path, name: str) -> Path:
 
 def policy_of(folder: Path) -> ModelConfig:
     """Its section of a configuration: float32, all parameters trained, checkpointing."""
-    return ModelConfig(
-        path=str(folder), dtype="float32", prompt_style=PromptStyle.brief, convention=ABSOLUTE
-    )
+    return ModelConfig(path=str(folder), dtype="float32", prompt_style=PromptStyle.brief)
 
 
 def build_prompts(folder: Path, tokens: int, count: int) -> list[tuple[Prompt, np.ndarray]]:
