@@ -89,6 +89,24 @@ class Row:
     part: Interval | None = None
 
 
+class FinishReason(StrEnum):
+    """Why a completion ended: the model ended it, or it has as many tokens as it may."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+class FailureKind(StrEnum):
+    """Whose fault a failure is."""
+
+    FILE = "file"  # the row's media, which cannot be read
+    SERVICE = "service"  # died, was too slow, lost an answer: another attempt may do
+    PROMPT = "prompt"  # whoever tries: another attempt would end the same way
+    COMPLETION = "completion"  # one of no use, or too few of a group
+    AGE = "age"  # of the weights that sampled it
+    LEARNER = "learner"  # which refuses it
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Version:
     """Names one set of weights: `n` grows by one a batch, `incarnation` a learner restart."""
@@ -150,7 +168,7 @@ class Prompt:
 class Rollout:
     """One completion of one prompt, as sampled by one policy version (or several, by `spans`).
 
-    >>> Rollout(0, 0, (5, 9), (-0.1, -2.3), ((0, Version(0, 4)),), "stop", "<think>…")
+    >>> Rollout(0, 0, (5, 9), (-0.1, -2.3), ((0, Version(0, 4)),), FinishReason.STOP, "…")
     """
 
     group: int
@@ -158,7 +176,7 @@ class Rollout:
     tokens_T: tuple[int, ...]
     logprobs_T: tuple[float, ...]  # the sampler's, one per token
     spans: tuple[tuple[int, Version], ...]  # (first token, version that sampled from there on)
-    finish: str  # "stop" or "length"
+    finish: FinishReason
     text: str
 
     def __post_init__(self):
@@ -180,15 +198,31 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A completion (`sample` -1: all of a prompt) that an infrastructure fault took; no zero.
+    """A completion, or with `sample` None all of a prompt, that is lost to a fault; no zero.
 
-    `final`: another attempt would end the same way.
+    `group` is None where the row made no prompt.
     """
 
-    group: int
-    sample: int
+    group: int | None
+    sample: int | None
     reason: str
-    final: bool = False
+    kind: FailureKind
+
+    def __post_init__(self):
+        for name in ("group", "sample"):
+            number = getattr(self, name)
+            if number is not None and number < 0:
+                raise ValueError(f"{name} of a failure is {number}; it must be 0 or more, or None")
+
+    @classmethod
+    def of_service(cls, prompt: Prompt, reason: str) -> "Failure":
+        """All of `prompt` is lost to a service."""
+        return cls(prompt.group, None, reason, FailureKind.SERVICE)
+
+    @property
+    def final(self) -> bool:
+        """Whether another attempt would end the same way."""
+        return self.kind is FailureKind.PROMPT
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ from o3rl.code_digest import source_digest
 from o3rl.config import SCORER_CPUS, RewardsConfig
 from o3rl.ray_calls import DIED
 from o3rl.stacks import stacks_of, tell_stacks
-from o3rl.types import Failure, Group, Prompt, Reward
+from o3rl.types import Failure, FailureKind, Group, Prompt, Reward
 from rewards.custom import CustomFault, CustomRewardError, RowScorer
 
 ATTEMPTS = 3  # of one completion, each on another process; and of each worker to start for a group
@@ -314,7 +314,7 @@ class ScorerPool:
 def _failure(group: Group, index: int, reason: str) -> Failure:
     sample = group.rollouts_G[index].sample
     log.warning("sample %d of group %d: %s", sample, group.prompt.group, reason)
-    return Failure(group.prompt.group, sample, reason)
+    return Failure(group.prompt.group, sample, reason, FailureKind.SERVICE)
 
 
 async def _within(

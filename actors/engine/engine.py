@@ -45,7 +45,7 @@ from o3rl.config import ModelConfig, RolloutsConfig, SamplingConfig, Spanning
 from o3rl.media.reader import digest
 from o3rl.text.boxes import convention_of
 from o3rl.text.prompts import longest_prompt, messages, rendered
-from o3rl.types import Failure, Group, Prompt, Version
+from o3rl.types import Failure, FailureKind, Group, Prompt, Version
 from o3rl.weights.manifest import WeightSource
 
 PLACEHOLDERS = ("<|image_pad|>", "<|video_pad|>")  # the policy must not write them
@@ -147,7 +147,7 @@ class Engine:
         room = longest_prompt(self.sampling, self.rollouts)
         if length > room:
             reason = f"prompt has {length} tokens; sampling and rollouts allow {room}"
-            return Failure(prompt.group, -1, reason, final=True)
+            return Failure(prompt.group, None, reason, FailureKind.PROMPT)
         version = await self._current()
         asked = request(prompt, tokens, frames, version=version)
         settings = [
@@ -163,7 +163,8 @@ class Engine:
         try:
             outputs = await self._outputs(asked, settings)
         except (VLLMClientError, GracefulHTTPError) as error:  # vLLM does not take the prompt
-            return Failure(prompt.group, -1, f"{type(error).__name__}: {error.__cause__ or error}")
+            reason = f"{type(error).__name__}: {error.__cause__ or error}"
+            return Failure(prompt.group, None, reason, FailureKind.SERVICE)
         return group(
             prompt,
             outputs,

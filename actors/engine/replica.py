@@ -14,7 +14,7 @@ from o3rl.code_digest import source_digest
 from o3rl.config import VLLM, ModelConfig, RolloutsConfig, SamplingConfig
 from o3rl.config.user_functions import load_function
 from o3rl.media.decoder import MediaError
-from o3rl.types import Failure, Group, Prompt, Version
+from o3rl.types import Failure, FailureKind, Group, Prompt, Version
 from o3rl.weights.manifest import WeightSource
 
 Fetch = Callable[[str], np.ndarray]  # frames by media key
@@ -117,8 +117,10 @@ class Replica:
         """See `Engine.sample`; frames that cannot be had are a failure of the prompt."""
         try:
             frames = await asyncio.to_thread(self._fetch, prompt.media_key)
-        except (MediaError, TimeoutError) as error:
-            return Failure(prompt.group, -1, f"frames: {error}")
+        except MediaError as error:
+            return Failure(prompt.group, None, f"frames: {error}", FailureKind.FILE)
+        except TimeoutError as error:
+            return Failure(prompt.group, None, f"frames: {error}", FailureKind.SERVICE)
         return await self._engine.sample(
             prompt, frames, seed=self._seed, temperature=temperature, n=n
         )

@@ -11,7 +11,15 @@ from vllm import SamplingParams, TokensPrompt
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind
 
-from o3rl.types import Failure, Group, Prompt, Rollout, Version
+from o3rl.types import (
+    Failure,
+    FailureKind,
+    FinishReason,
+    Group,
+    Prompt,
+    Rollout,
+    Version,
+)
 from o3rl.weights.manifest import Manifest
 
 _FORBIDDEN = -100.0  # added to a logit: never sampled
@@ -65,7 +73,7 @@ def group(
     results: list[Rollout | Failure] = []
     for index, output in enumerate(outputs):
         if isinstance(output, str):
-            results.append(Failure(prompt.group, index, output))
+            results.append(Failure(prompt.group, index, output, FailureKind.SERVICE))
             continue
         [completion] = output.outputs
         text = read(completion.token_ids)
@@ -73,7 +81,8 @@ def group(
     failures = tuple(result for result in results if isinstance(result, Failure))
     seen = next((o.prompt_token_ids for o in outputs if isinstance(o, RequestOutput)), None)
     if not seen:
-        return Failure(prompt.group, -1, f"every sample failed, the first: {failures[0].reason}")
+        reason = f"every sample failed, the first: {failures[0].reason}"
+        return Failure(prompt.group, None, reason, failures[0].kind)
     assert len(seen) == length, f"vLLM expanded {prompt.media_key} to {len(seen)}, not {length}"
     return Group(
         prompt=prompt,
@@ -94,20 +103,23 @@ def rollout(
     counts as a rollout of several versions.
     """
     tokens = tuple(output.token_ids)
-    if not tokens or output.finish_reason not in ("stop", "length"):
+    if not tokens or output.finish_reason not in tuple(FinishReason):
         reason = f"vLLM returned {len(tokens)} tokens, finish reason {output.finish_reason!r}"
-        return Failure(prompt.group, index, reason)
+        return Failure(prompt.group, index, reason, FailureKind.COMPLETION)
     assert output.logprobs is not None, "asked for, but vLLM returned none"
     assert output.weight_versions, "vLLM returned no versions"
     recorded = zip(output.logprobs, tokens, strict=True)
     logprobs = tuple(at[token].logprob for at, token in recorded if at is not None)
     if not all(map(math.isfinite, logprobs)):
         place = next(i for i, value in enumerate(logprobs) if not math.isfinite(value))
-        return Failure(prompt.group, index, f"token {place} has log-probability {logprobs[place]}")
+        reason = f"token {place} has log-probability {logprobs[place]}"
+        return Failure(prompt.group, index, reason, FailureKind.COMPLETION)
     spans = tuple((span.start, parse_version(span.version)) for span in output.weight_versions)
     if spans[0][1] != started:
         spans = ((0, started), *spans)
-    return Rollout(prompt.group, index, tokens, logprobs, spans, output.finish_reason, text)
+    return Rollout(
+        prompt.group, index, tokens, logprobs, spans, FinishReason(output.finish_reason), text
+    )
 
 
 def parse_version(label: str) -> Version:

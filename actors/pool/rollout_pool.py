@@ -181,7 +181,7 @@ class RolloutPool:
         if slot is None and not self._fleet.members:
             raise TimeoutError(f"no rollout replica is left: {self._fleet.why}")
         if slot is None:
-            return Failure(prompt.group, -1, f"no healthy rollout replica: {self._fleet.why}")
+            return Failure.of_service(prompt, f"no healthy rollout replica: {self._fleet.why}")
         slot.running += 1
         slot.taken = alone
         name = str(slot)  # with its place, which it may have lost when it is told of
@@ -194,11 +194,11 @@ class RolloutPool:
         except RayTaskError as error:  # before TimeoutError: one may have come from there
             reason = f"{name}: {first_line(error)}"
             if isinstance(error.cause, TimeoutError):
-                return Failure(prompt.group, -1, reason)
+                return Failure.of_service(prompt, reason)
             if not isinstance(error.cause, EngineBroken):
                 raise
             self._deaths[prompt.group] += slot.state is not State.LEAVING
-            return Failure(prompt.group, -1, self._fleet.died(slot, reason, excused=alone))
+            return Failure.of_service(prompt, self._fleet.died(slot, reason, excused=alone))
         except TimeoutError:
             self._late += 1
             reason = f"{name}: no group within {self._rollouts.seconds:.0f} s"
@@ -206,13 +206,13 @@ class RolloutPool:
             ray.cancel(call)
             await self._fleet.see_to(self._suspect(slot, reason, excused=alone))
             self._deaths[prompt.group] += slot.state in (State.STARTING, State.DEAD)
-            return Failure(prompt.group, -1, reason)
+            return Failure.of_service(prompt, reason)
         except DIED as error:
             self._deaths[prompt.group] += not (_taken_away(error) or slot.state is State.LEAVING)
             reason = self._lost(slot, error, f"{name} died", excused=alone)
-            return Failure(prompt.group, -1, reason)
+            return Failure.of_service(prompt, reason)
         except ObjectLostError as error:  # with its node, after it was there
-            return Failure(prompt.group, -1, f"{name}: its answer was lost: {first_line(error)}")
+            return Failure.of_service(prompt, f"{name}: its answer was lost: {first_line(error)}")
         finally:
             slot.running -= 1
             slot.taken = False

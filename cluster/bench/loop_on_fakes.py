@@ -20,6 +20,7 @@ from o3rl.loop.prompt_source import PromptSource
 from o3rl.loop.roles import Learner, Media, Scorers
 from o3rl.persistence.ledger import Ledger
 from o3rl.types import (
+    FinishReason,
     FramePlan,
     Group,
     Prompt,
@@ -42,7 +43,7 @@ def payload(version: Version) -> bytes:
     tokens, logprobs = tuple(range(TOKENS)), (-0.5,) * TOKENS
     text = "<think>" + "word " * TOKENS + "</think>"
     rollouts = tuple(
-        Rollout(0, index, tokens, logprobs, ((0, version),), "stop", text)
+        Rollout(0, index, tokens, logprobs, ((0, version),), FinishReason.STOP, text)
         for index in range(SAMPLES)
     )
     return pickle.dumps((rollouts, tuple(range(PROMPT_TOKENS))))

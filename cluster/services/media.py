@@ -34,7 +34,7 @@ from o3rl.media.frame_cache import FrameCache, Kept
 from o3rl.media.reader import MediaReader, Planned
 from o3rl.ray_calls import DIED, answer_of, beside_us
 from o3rl.tracking.metrics_log import append_lines, drop_torn_line
-from o3rl.types import Failure, FramePlan, Row
+from o3rl.types import Failure, FailureKind, FramePlan, Row
 
 log = logging.getLogger(__name__)
 
@@ -233,9 +233,9 @@ class AsyncMedia:
         try:
             return await loop.run_in_executor(self._threads, self._prepare, row, training)
         except MediaError as error:
-            return Failure(-1, -1, f"media: {error.reason}")
+            return Failure(None, None, f"media: {error.reason}", FailureKind.FILE)
         except TimeoutError as error:
-            return Failure(-1, -1, str(error))
+            return Failure(None, None, str(error), FailureKind.SERVICE)
 
     async def frames(self, key: str) -> np.ndarray:
         """uint8 [F, height, width, 3]."""

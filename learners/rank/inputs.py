@@ -21,7 +21,7 @@ from o3rl.media.decoder import MediaError
 from o3rl.media.reader import digest
 from o3rl.text.boxes import BoxConvention, convention_of
 from o3rl.text.prompts import messages, rendered, target
-from o3rl.types import Failure, Group, Prompt
+from o3rl.types import Failure, FailureKind, Group, Prompt
 
 
 @dataclass(frozen=True)
@@ -95,18 +95,22 @@ class Reader:
         for rollout in group.rollouts_G:
             reason = self._refusal(rollout.tokens_T, prompt=len(group.prompt_tokens_T))
             if reason is not None:
-                return Failure(number, rollout.sample, reason)
+                return Failure(number, rollout.sample, reason, FailureKind.LEARNER)
         try:
             frames_FHW3 = fetch(group.prompt.media_key)
-        except (MediaError, TimeoutError) as error:
-            return Failure(number, -1, f"frames: {error}")
+        except MediaError as error:
+            return Failure(number, None, f"frames: {error}", FailureKind.FILE)
+        except TimeoutError as error:
+            return Failure(number, None, f"frames: {error}", FailureKind.SERVICE)
         seen = digest(frames_FHW3)
         if seen != group.frames_digest:
-            return Failure(number, -1, f"frames differ: {seen} here, {group.frames_digest} sampled")
+            reason = f"frames differ: {seen} here, {group.frames_digest} sampled"
+            return Failure(number, None, reason, FailureKind.LEARNER)
         inputs = self.prompt(group.prompt, frames_FHW3)
         tokens_P = tuple(inputs.tokens_P.tolist())
         if tokens_P != group.prompt_tokens_T:
-            return Failure(number, -1, _difference(tokens_P, group.prompt_tokens_T))
+            reason = _difference(tokens_P, group.prompt_tokens_T)
+            return Failure(number, None, reason, FailureKind.LEARNER)
         return Segment(inputs, tuple(rollout.tokens_T for rollout in group.rollouts_G))
 
     def row(self, prompt: Prompt, fetch: Fetch) -> Segment | Failure:
@@ -120,12 +124,14 @@ class Reader:
         completion = (*tokens, tokenizer.eos_token_id)
         try:
             frames_FHW3 = fetch(prompt.media_key)
-        except (MediaError, TimeoutError) as error:
-            return Failure(prompt.group, -1, f"frames: {error}")
+        except MediaError as error:
+            return Failure(prompt.group, None, f"frames: {error}", FailureKind.FILE)
+        except TimeoutError as error:
+            return Failure(prompt.group, None, f"frames: {error}", FailureKind.SERVICE)
         inputs = self.prompt(prompt, frames_FHW3)
         reason = self._refusal(completion, prompt=len(inputs.tokens_P))
         if reason is not None:
-            return Failure(prompt.group, 0, reason)
+            return Failure(prompt.group, 0, reason, FailureKind.LEARNER)
         return Segment(inputs, (completion,))
 
     def _refusal(self, completion: Sequence[int], *, prompt: int) -> str | None:

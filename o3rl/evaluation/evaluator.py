@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from o3rl.concurrency import gather_first_error
 from o3rl.evaluation.measures import Scored
 from o3rl.loop.roles import Answerer, Media, Scorers
-from o3rl.types import Failure, Group, Prompt, Reward, Row
+from o3rl.types import Failure, FailureKind, Group, Prompt, Reward, Row
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,9 @@ class Evaluator:
 
     async def _answer(self, prompt: Prompt, decoding: Decoding) -> Group | Failure:
         """Tried again where an infrastructure fault took it: models are compared on equal rows."""
-        group: Group | Failure = Failure(prompt.group, -1, "it was not asked")
+        group: Group | Failure = Failure(
+            prompt.group, None, "it was not asked", FailureKind.SERVICE
+        )
         for attempt in range(ATTEMPTS):
             group = await self.answerer.answer(
                 replace(prompt, attempt=attempt),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean, stdev
 
-from o3rl.types import Failure, Group, Reward, ScoredGroup
+from o3rl.types import Failure, FailureKind, Group, Reward, ScoredGroup
 
 
 def group_advantages(totals_G: Sequence[float]) -> tuple[float, ...]:
@@ -30,7 +30,10 @@ def scored(
     if len(kept) < min_group:
         reasons = "; ".join(sorted({failure.reason for failure in failures}))
         return Failure(
-            group.prompt.group, -1, f"{len(kept)} of {len(rewards)} rollouts survive: {reasons}"
+            group.prompt.group,
+            None,
+            f"{len(kept)} of {len(rewards)} rollouts survive: {reasons}",
+            FailureKind.COMPLETION,
         )
     rollouts, survivors = zip(*kept, strict=True)
     return ScoredGroup(

@@ -22,7 +22,7 @@ from o3rl.loop.roles import Sampler, Scorers
 from o3rl.loop.staleness import StalenessWindow
 from o3rl.loop.step_metrics import IdleTime, ScoringTime
 from o3rl.persistence.ledger import TRAINED, Ledger
-from o3rl.types import Failure, Group, Prompt, ScoredGroup, Version
+from o3rl.types import Failure, FailureKind, Group, Prompt, ScoredGroup, Version
 
 logger = logging.getLogger(__name__)
 
@@ -175,7 +175,7 @@ class Dispatcher:
             place = asyncio.current_task()
             if place is None or place.cancelling():  # it is the place that is to end
                 raise
-            return Failure(prompt.group, -1, attempt.ended)
+            return Failure(prompt.group, None, attempt.ended, FailureKind.AGE)
         finally:
             del self._attempts[prompt.group]
 
@@ -184,7 +184,12 @@ class Dispatcher:
         if isinstance(group, Failure):
             return group
         if group.prompt.attempt != prompt.attempt:
-            return Failure(prompt.group, -1, f"an answer to attempt {group.prompt.attempt} came")
+            return Failure(
+                prompt.group,
+                None,
+                f"an answer to attempt {group.prompt.attempt} came",
+                FailureKind.SERVICE,
+            )
         if failure := self._refused(group, started):
             return failure
         self.scoring.sampled()
@@ -199,7 +204,10 @@ class Dispatcher:
             return None
         names = ", ".join(map(str, others))
         return Failure(
-            group.prompt.group, -1, f"sampled by version {names}; {started} to {now} were served"
+            group.prompt.group,
+            None,
+            f"sampled by version {names}; {started} to {now} were served",
+            FailureKind.AGE,
         )
 
     def _end(self, late: Sequence[int]) -> None:

@@ -128,7 +128,7 @@ class Loop:
                 metrics |= await self._learner.update(groups)
             self.step += 1
             self.version = Version(self.version.incarnation, self.version.n + 1)
-            refused = {failure.group: failure.reason for failure in self._learner.failures}
+            refused = {f.group: f.reason for f in self._learner.failures if f.group is not None}
             self._stream.trained([g.group.prompt for g in groups], refused, self.version)
             await self._hand_over(metrics)
             if self._settings.max_staleness:

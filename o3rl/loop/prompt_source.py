@@ -16,7 +16,7 @@ from typing import Any
 from o3rl.data.row_order import RowOrder
 from o3rl.loop.roles import Media
 from o3rl.persistence.ledger import Ledger
-from o3rl.types import Failure, FramePlan, Prompt, Row
+from o3rl.types import Failure, FailureKind, FramePlan, Prompt, Row
 
 logger = logging.getLogger(__name__)
 
@@ -181,7 +181,7 @@ class PromptSource:
         if isinstance(prepared, Failure):
             return prepared
         reason = self._unfit(row, prepared[0])
-        return Failure(-1, -1, reason) if reason else prepared
+        return Failure(None, None, reason, FailureKind.PROMPT) if reason else prepared
 
     def _handed_out(self, coming: _Coming, plan: FramePlan, key: str) -> Prompt:
         """Its progress is its place among all that were handed out."""

@@ -5,7 +5,16 @@ from contextlib import contextmanager
 from statistics import fmean
 from time import perf_counter
 
-from o3rl.types import Reward, Rollout, ScoredGroup, Task, Version, makes_claim, without_format
+from o3rl.types import (
+    FinishReason,
+    Reward,
+    Rollout,
+    ScoredGroup,
+    Task,
+    Version,
+    makes_claim,
+    without_format,
+)
 
 
 @contextmanager
@@ -105,7 +114,7 @@ def _lengths(rollouts: Sequence[Rollout]) -> dict[str, float]:
     return {
         "length/mean": fmean(len(rollout.tokens_T) for rollout in rollouts),
         "length/max": max(len(rollout.tokens_T) for rollout in rollouts),
-        "length/truncated": fmean(rollout.finish == "length" for rollout in rollouts),
+        "length/truncated": fmean(rollout.finish is FinishReason.LENGTH for rollout in rollouts),
         "tokens/sampled": sum(len(rollout.tokens_T) for rollout in rollouts),
     }
 

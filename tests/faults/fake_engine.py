@@ -30,7 +30,7 @@ from o3rl.config import ModelConfig, RolloutsConfig, SamplingConfig
 from o3rl.media.reader import digest
 from o3rl.text.boxes import convention_of
 from o3rl.text.prompts import messages, rendered
-from o3rl.types import Failure, Group, Prompt, Rollout, Version
+from o3rl.types import Failure, FailureKind, FinishReason, Group, Prompt, Rollout, Version
 from o3rl.weights.buckets import unpack
 from o3rl.weights.manifest import Manifest, WeightSource
 
@@ -146,7 +146,7 @@ class FakeEngine:
         async with asyncio.timeout(self._rollouts.load_seconds):
             await self._serving.wait()
         if EMPTY in prompt.row.question:
-            return Failure(prompt.group, -1, "all completions are empty")
+            return Failure(prompt.group, None, "all completions are empty", FailureKind.COMPLETION)
         ended = self.version
         assert ended is not None
         rollouts = [
@@ -176,7 +176,7 @@ class FakeEngine:
         if ended != started:
             spans = (*spans, (len(tokens) // 2, ended))
         logprobs = (-1e30 if OVERFLOWS in prompt.row.question else LOGPROB,) * len(tokens)
-        return Rollout(prompt.group, index, tokens, logprobs, spans, "stop", text)
+        return Rollout(prompt.group, index, tokens, logprobs, spans, FinishReason.STOP, text)
 
     def _prompt_tokens(self, prompt: Prompt, frames: np.ndarray) -> tuple[int, ...]:
         chat = messages(

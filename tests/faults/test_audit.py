@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 from o3rl.persistence.batch_log import Recording
 from o3rl.persistence.ledger import SET_ASIDE, SKIPPED, TRAINED, Entry, Ledger
 from o3rl.types import (
+    FinishReason,
     FramePlan,
     Group,
     Prompt,
@@ -54,7 +55,7 @@ def scored(group: int, versions: tuple[Version, ...]) -> ScoredGroup:
     prompt = Prompt(group, row, FramePlan((0,), (0.0,), (28, 28), 0.0), "key", 0.0)
     tokens = tuple(range(len(versions)))
     spans = tuple(zip(tokens, versions, strict=True))
-    rollout = Rollout(group, 0, tokens, (0.0,) * len(tokens), spans, "stop", "x")
+    rollout = Rollout(group, 0, tokens, (0.0,) * len(tokens), spans, FinishReason.STOP, "x")
     return ScoredGroup(Group(prompt, (rollout,), (1,), "digest"), (Reward({}, 0.0),), (0.0,))
 
 

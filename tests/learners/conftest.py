@@ -20,6 +20,7 @@ from o3rl.config import LearningConfig, ModelConfig, PromptStyle, Schedule
 from o3rl.loop.advantages import group_advantages
 from o3rl.media.reader import digest
 from o3rl.types import (
+    FinishReason,
     FramePlan,
     Group,
     Interval,
@@ -141,7 +142,7 @@ def sampled(model: ModelConfig, prompts, frames, *, seed: int) -> list[ScoredGro
                 tokens,
                 tuple(logprobs_ST[sample, : len(tokens)].tolist()),
                 ((0, Version(0, 0)),),
-                "stop",
+                FinishReason.STOP,
                 "",
             )
             for sample, tokens in enumerate(completions)

@@ -2,6 +2,7 @@
 
 from o3rl.types import (
     Failure,
+    FinishReason,
     FramePlan,
     Group,
     Prompt,
@@ -28,7 +29,7 @@ def prompt(group: int = 0, *, attempt: int = 0, progress: float = 0.0) -> Prompt
 
 
 def rollout(
-    group: int, sample: int, *, tokens: int = 3, version: Version = START, finish="stop"
+    group: int, sample: int, *, tokens: int = 3, version: Version = START, finish=FinishReason.STOP
 ) -> Rollout:
     return Rollout(
         group, sample, tuple(range(tokens)), (-0.5,) * tokens, ((0, version),), finish, "text"

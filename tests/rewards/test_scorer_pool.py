@@ -14,7 +14,19 @@ from spatial_row import DOG, TRUTH, claim
 
 from o3rl.code_digest import source_digest
 from o3rl.config import Profile, RewardsConfig
-from o3rl.types import Failure, FramePlan, Group, Prompt, Reward, Rollout, Row, Task, Version
+from o3rl.types import (
+    Failure,
+    FailureKind,
+    FinishReason,
+    FramePlan,
+    Group,
+    Prompt,
+    Reward,
+    Rollout,
+    Row,
+    Task,
+    Version,
+)
 from rewards.custom import CustomRewardError
 from rewards.pool import ScorerPool
 
@@ -43,7 +55,7 @@ def _cluster():
 def group_of(*texts: str, number: int = 0) -> Group:
     prompt = Prompt(number, ROW, PLAN, "key", 1.0)
     rollouts = tuple(
-        Rollout(number, sample, (1,), (-0.5,), ((0, Version(0, 0)),), "stop", text)
+        Rollout(number, sample, (1,), (-0.5,), ((0, Version(0, 0)),), FinishReason.STOP, text)
         for sample, text in enumerate(texts)
     )
     return Group(prompt, rollouts, (1, 2), "digest")
@@ -83,7 +95,9 @@ def test_a_poisonous_completion_fails_alone(caplog):
         pool, group_of(GOOD, "hang", GOOD, "die", GOOD), group_of(GOOD, number=1)
     )
     assert [type(outcome) for outcome in outcomes] == [Reward, Failure, Reward, Failure, Reward]
-    assert outcomes[1] == Failure(0, 1, "scoring one completion took longer than 2 s")
+    assert outcomes[1] == Failure(
+        0, 1, "scoring one completion took longer than 2 s", FailureKind.SERVICE
+    )
     assert "process died" in outcomes[3].reason
     assert isinstance(others[0], Reward)
     assert pool.replaced == 6  # three attempts each

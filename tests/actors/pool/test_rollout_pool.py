@@ -11,7 +11,7 @@ import pytest
 from actors.pool.rollout_pool import RolloutPool, State
 from o3rl.config import Publish
 from o3rl.media.decoder import MediaError
-from o3rl.types import Failure, Group, Version
+from o3rl.types import Failure, FailureKind, Group, Version
 from o3rl.weights.versions import MemoryWeights
 from tests.actors.conftest import (
     ROLLOUTS,
@@ -133,7 +133,7 @@ def test_evaluation_is_greedy_where_asked(pool, run):
 
 def test_frames_that_cannot_be_had_fail_the_prompt(pool, run):
     result = run(pool.sample(replace(prompt(0), media_key="key99")))
-    assert result == Failure(0, -1, "frames: v99.mp4: missing")
+    assert result == Failure(0, None, "frames: v99.mp4: missing", FailureKind.FILE)
 
 
 def test_a_version_that_is_not_there_is_refused(pool, run):

@@ -15,7 +15,7 @@ from o3rl.media.decoder import MediaError
 from o3rl.media.probe import Medium, probe_all
 from o3rl.media.reader import MediaReader
 from o3rl.persistence.ledger import SKIPPED, Ledger
-from o3rl.types import Failure, Row, Task, Truth
+from o3rl.types import Failure, FailureKind, Row, Task, Truth
 from tests.data.damage import VIDEO_DAMAGE, damaged_records, damaged_videos
 from tests.o3rl.data.test_stgr import EVERY, FREE, MCQ
 
@@ -119,7 +119,7 @@ def test_an_epoch_with_forty_damaged_videos_ends_with_each_in_the_ledger(forty):
                 planned = reader.plan(row, training=training)
                 reader.read(planned)
             except MediaError as error:
-                return Failure(-1, -1, error.reason)
+                return Failure(None, None, error.reason, FailureKind.FILE)
             return planned.plan, planned.key
 
     async def epoch():

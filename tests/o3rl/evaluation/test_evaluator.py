@@ -6,14 +6,26 @@ import pytest
 
 from o3rl.evaluation.evaluator import GREEDY, SAMPLED, Answered, Decoding, Evaluator, spread
 from o3rl.evaluation.measures import summary
-from o3rl.types import PART_WORDS, Failure, Group, Prompt, Reward, Task
+from o3rl.types import (
+    PART_WORDS,
+    Failure,
+    FailureKind,
+    Group,
+    Prompt,
+    Reward,
+    Task,
+)
 from tests.o3rl.made import PLAN, group_of, reward, row
 
 
 class Media:
     async def prepare(self, row, *, training: bool):
         assert not training
-        return Failure(-1, -1, "corrupt") if row.id == "row-1" else (PLAN, f"key of {row.id}")
+        return (
+            Failure(None, None, "corrupt", FailureKind.FILE)
+            if row.id == "row-1"
+            else (PLAN, f"key of {row.id}")
+        )
 
 
 class Answerer:
@@ -31,7 +43,7 @@ class Answerer:
             await asyncio.sleep(0)
         self.busy -= 1
         if prompt.row.id == "row-3":
-            return Failure(prompt.group, -1, "no engine")
+            return Failure(prompt.group, None, "no engine", FailureKind.SERVICE)
         return group_of(prompt, samples=samples)
 
 
@@ -40,7 +52,7 @@ class Scorers:
 
     async def score(self, group: Group):
         return tuple(
-            Failure(group.prompt.group, i, "scorer died")
+            Failure(group.prompt.group, i, "scorer died", FailureKind.SERVICE)
             if group.prompt.row.id == "row-5" and i == 1
             else scored_as(float(group.prompt.group))
             for i in range(len(group.rollouts_G))

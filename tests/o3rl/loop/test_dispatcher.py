@@ -17,7 +17,7 @@ from o3rl.loop.staleness import StalenessWindow
 from o3rl.observers import Checkpointing
 from o3rl.persistence.checkpoints import Checkpoints, last_of
 from o3rl.persistence.ledger import SET_ASIDE, TRAINED, Ledger
-from o3rl.types import Failure, Group, Prompt, ScoredGroup, Version
+from o3rl.types import Failure, FailureKind, Group, Prompt, ScoredGroup, Version
 from tests.o3rl.made import PLAN, ListTracker, group_of, prompt, reward, row
 
 START = Version(0, 0)
@@ -54,7 +54,7 @@ class Replicas:
             self.cancelled.append(prompt)
             raise
         if self.random.random() < self.faults:
-            return Failure(prompt.group, -1, "replica died")
+            return Failure(prompt.group, None, "replica died", FailureKind.SERVICE)
         group = group_of(prompt, samples=2, version=started)
         return group if self.wanted == started else spanning(group, self.wanted)
 
@@ -251,12 +251,12 @@ def test_a_replica_that_never_ends_its_load_holds_up_nobody():
     assert world.sampler.held[1] == Version(0, 0)
 
 
-@pytest.mark.parametrize(("final", "attempts"), [(True, 1), (False, 3)])
-def test_a_final_failure_is_set_aside_at_its_first_attempt(final, attempts):
+@pytest.mark.parametrize(("kind", "attempts"), [(FailureKind.PROMPT, 1), (FailureKind.SERVICE, 3)])
+def test_a_failure_of_the_prompt_is_set_aside_at_its_first_attempt(kind, attempts):
     class Refusing(Replicas):
         async def sample(self, prompt: Prompt) -> Group | Failure:
             if prompt.row.id == "row-3":
-                return Failure(prompt.group, -1, "too long", final=final)
+                return Failure(prompt.group, None, "too long", kind)
             return await super().sample(prompt)
 
     world = World(groups=2, staleness=1, rows=8, steps=4)

@@ -17,7 +17,7 @@ from o3rl.loop.advantages import scored
 from o3rl.loop.loop import Loop
 from o3rl.loop.prompt_source import PromptSource
 from o3rl.persistence.ledger import ADMITTED, SET_ASIDE, SKIPPED, TRAINED, Ledger
-from o3rl.types import Failure, Group, Prompt, Reward, Version
+from o3rl.types import Failure, FailureKind, Group, Prompt, Reward, Version
 from tests.o3rl.made import PLAN, group_of, prompt, reward, row
 
 Fault = Callable[[Prompt], Failure | None]
@@ -29,7 +29,11 @@ class Media:
 
     async def prepare(self, row, *, training: bool):
         assert training
-        return Failure(-1, -1, "corrupt") if row.id in self.broken else (PLAN, row.id)
+        return (
+            Failure(None, None, "corrupt", FailureKind.FILE)
+            if row.id in self.broken
+            else (PLAN, row.id)
+        )
 
 
 class Sampler:
@@ -63,7 +67,7 @@ class Scorers:
     async def score(self, group: Group) -> tuple[Reward | Failure, ...]:
         self.seconds += 0.5
         return tuple(
-            Failure(group.prompt.group, i, "scorer died")
+            Failure(group.prompt.group, i, "scorer died", FailureKind.SERVICE)
             if self.bad(group, i)
             else reward(float(i))
             for i in range(len(group.rollouts_G))
@@ -80,7 +84,11 @@ class Learner:
     async def update(self, groups):
         self.batches.append([each.group.prompt for each in groups])
         numbers = [each.group.prompt.group for each in groups]
-        self.failures = tuple(Failure(n, -1, "frames differ") for n in numbers if n in self.refuses)
+        self.failures = tuple(
+            Failure(n, None, "frames differ", FailureKind.LEARNER)
+            for n in numbers
+            if n in self.refuses
+        )
         return {"loss": 0.5}
 
     async def publish(self, version: Version):
@@ -137,7 +145,7 @@ class World:
 def fails(group: int, *, attempts: int = 99) -> Fault:
     """The first `attempts` attempts of one prompt fail."""
     return lambda prompt: (
-        Failure(group, -1, "replica died")
+        Failure(group, None, "replica died", FailureKind.SERVICE)
         if prompt.group == group and prompt.attempt < attempts
         else None
     )
@@ -278,8 +286,10 @@ def test_too_few_survivors_are_tried_again_and_say_why():
 
 
 def test_survivors_keep_their_own_rewards_and_advantages():
-    group = group_of(prompt(0), samples=3, failures=(Failure(0, 3, "no tokens"),))
-    kept = scored(group, (reward(1.0), Failure(0, 1, "slow"), reward(3.0)), 2)
+    group = group_of(
+        prompt(0), samples=3, failures=(Failure(0, 3, "no tokens", FailureKind.SERVICE),)
+    )
+    kept = scored(group, (reward(1.0), Failure(0, 1, "slow", FailureKind.SERVICE), reward(3.0)), 2)
     assert not isinstance(kept, Failure)
     assert [rollout.sample for rollout in kept.group.rollouts_G] == [0, 2]
     assert [each.total for each in kept.rewards_G] == [1.0, 3.0]
@@ -288,9 +298,13 @@ def test_survivors_keep_their_own_rewards_and_advantages():
 
 
 def test_a_group_whose_every_completion_failed_says_why():
-    group = group_of(prompt(0), samples=0, failures=(Failure(0, 0, "engine died"),))
+    group = group_of(
+        prompt(0), samples=0, failures=(Failure(0, 0, "engine died", FailureKind.SERVICE),)
+    )
     failure = scored(group, (), 2)
-    assert failure == Failure(0, -1, "0 of 0 rollouts survive: engine died")
+    assert failure == Failure(
+        0, None, "0 of 0 rollouts survive: engine died", FailureKind.COMPLETION
+    )
 
 
 def test_the_metrics_of_a_step():
@@ -362,7 +376,9 @@ def test_all_media_broken_is_one_clear_error():
 
 
 def test_a_pool_that_answers_nothing_ends_the_run_with_its_reason():
-    world = World(fault=lambda prompt: Failure(prompt.group, -1, "no replica is left"))
+    world = World(
+        fault=lambda prompt: Failure(prompt.group, None, "no replica is left", FailureKind.SERVICE)
+    )
     with pytest.raises(RuntimeError, match=r"8 prompts were set aside.*no replica is left"):
         world.run(1)
     assert world.learner.batches == []
@@ -387,7 +403,11 @@ def test_every_admitted_prompt_is_trained_once_or_set_aside(seed, share, rows, g
     luck = Random(seed)
 
     def fault(prompt: Prompt) -> Failure | None:
-        return Failure(prompt.group, -1, "luck") if luck.random() < share else None
+        return (
+            Failure(prompt.group, None, "luck", FailureKind.SERVICE)
+            if luck.random() < share
+            else None
+        )
 
     world = World(
         rows=rows,

@@ -9,7 +9,7 @@ import pytest
 from o3rl.data.row_order import RowOrder
 from o3rl.loop.prompt_source import PromptSource, cannot_teach, longer_than
 from o3rl.persistence.ledger import SKIPPED, Ledger
-from o3rl.types import Failure, Row, Task
+from o3rl.types import Failure, FailureKind, Row, Task
 from tests.o3rl.made import PLAN, row
 
 
@@ -25,7 +25,11 @@ class Media:
         self.asked += 1
         for _ in range(20 - self.asked % 20):
             await asyncio.sleep(0)
-        return Failure(-1, -1, "corrupt") if row.id in self.broken else (PLAN, f"key of {row.id}")
+        return (
+            Failure(None, None, "corrupt", FailureKind.FILE)
+            if row.id in self.broken
+            else (PLAN, f"key of {row.id}")
+        )
 
 
 def admission(count: int, *, broken: set[str] = frozenset(), planned: int = 10):

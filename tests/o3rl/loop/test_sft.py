@@ -11,7 +11,7 @@ from o3rl.loop.prompt_source import PromptSource
 from o3rl.loop.sft import ColdStart
 from o3rl.persistence.checkpoints import CHECKPOINTS, Checkpoint, Checkpoints
 from o3rl.persistence.ledger import SET_ASIDE, SKIPPED, TRAINED, Ledger
-from o3rl.types import Failure, Prompt, Row
+from o3rl.types import Failure, FailureKind, Prompt, Row
 from tests.o3rl.made import PLAN, ListTracker, row
 
 ROWS = [row(number, reasoning="because") for number in range(7)]
@@ -29,7 +29,11 @@ class Media:
         for _ in range(self.random.randrange(5)):
             await asyncio.sleep(0)
         broken = row.id in ("row-1", "row-5")
-        return Failure(-1, -1, "corrupt") if broken else (PLAN, f"key of {row.id}")
+        return (
+            Failure(None, None, "corrupt", FailureKind.FILE)
+            if broken
+            else (PLAN, f"key of {row.id}")
+        )
 
 
 class Learner:
@@ -44,7 +48,9 @@ class Learner:
             await asyncio.sleep(0)
         self.batches.append([(prompt.group, prompt.row.id) for prompt in prompts])
         refused = [prompt for prompt in prompts if prompt.row.id == "row-3"]
-        self.failures = tuple(Failure(prompt.group, -1, "too long") for prompt in refused)
+        self.failures = tuple(
+            Failure(prompt.group, None, "too long", FailureKind.SERVICE) for prompt in refused
+        )
         return {"loss": 0.5, "learner/tokens": 10.0 * (len(prompts) - len(refused))}
 
     async def save(self, folder: Path) -> None:

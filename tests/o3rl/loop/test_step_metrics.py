@@ -5,7 +5,17 @@ from dataclasses import replace
 import pytest
 
 from o3rl.loop.step_metrics import IdleTime, ScoringTime, batch_metrics, timed
-from o3rl.types import Claim, Failure, Group, Prompt, Reward, ScoredGroup, Version
+from o3rl.types import (
+    Claim,
+    Failure,
+    FailureKind,
+    FinishReason,
+    Group,
+    Prompt,
+    Reward,
+    ScoredGroup,
+    Version,
+)
 from tests.o3rl.made import PLAN, group_of, prompt, reward, rollout
 
 
@@ -15,13 +25,21 @@ def batch() -> list[ScoredGroup]:
     first = Prompt(0, prompt(0).row, PLAN, "a", 0.2, attempt=1)
     lengths = (2, 4)
     rollouts = tuple(
-        rollout(0, i, tokens=n, version=Version(0, 3), finish="length" if n == 4 else "stop")
+        rollout(
+            0,
+            i,
+            tokens=n,
+            version=Version(0, 3),
+            finish=FinishReason.LENGTH if n == 4 else FinishReason.STOP,
+        )
         for i, n in enumerate(lengths)
     )
     claims = (Claim("dog", 1.0, (), iou=0.5), Claim("cat", 2.0, (), iou=0.0))
     rewards = (Reward({"ans_acc": 1.0, "format": 0.5}, 1.5, claims, {"recall": 0.5}), reward(0.5))
     spread = ScoredGroup(
-        Group(first, rollouts, (1,), "d", (Failure(0, 2, "died"),)), rewards, (1.0, -1.0)
+        Group(first, rollouts, (1,), "d", (Failure(0, 2, "died", FailureKind.SERVICE),)),
+        rewards,
+        (1.0, -1.0),
     )
     second = replace(prompt(1), progress=0.4)
     flat = ScoredGroup(

@@ -10,6 +10,7 @@ from o3rl.tracking.rollout_table import rollout_table_rows
 from o3rl.types import (
     Claim,
     Failure,
+    FailureKind,
     FramePlan,
     Group,
     Prompt,
@@ -32,7 +33,9 @@ def scored(number: int, task: Task, rewards, lengths, finishes) -> ScoredGroup:
         Rollout(number, i, (1,) * n, (-0.1,) * n, ((0, Version(0, 0)),), finish, "")
         for i, (n, finish) in enumerate(zip(lengths, finishes, strict=True))
     )
-    group = Group(prompt, rollouts, (1, 2), "digest", (Failure(number, 9, "lost"),))
+    group = Group(
+        prompt, rollouts, (1, 2), "digest", (Failure(number, 9, "lost", FailureKind.SERVICE),)
+    )
     return ScoredGroup(group, tuple(rewards), (0.0,) * len(rollouts))
 
 
