@@ -125,7 +125,7 @@ RANGES = {
     "cluster.learner_resource=big": ("cluster.learner_resource is 'big'", "cluster.address"),
     "frames.readers=-1": ("frames.readers is -1", "0 (by the machine) or more"),
     "frames.pixels=100": ("frames.pixels is 100", "28² px"),
-    "sampling.group_size=1": ("sampling.group_size is 1", "at least 2"),
+    "sampling.group_size=1": ("sampling.group_size is 1", "2 or more: else advantages"),
     "sampling.top_p=0": ("sampling.top_p is 0", "(0, 1]"),
     "rewards.sigma_end=5": ("rewards.sigma_end is 5", "sigma_start = 4"),
     "rewards.sigma_end_at=1.5": ("rewards.sigma_end_at is 1.5", "[0, 1]"),
