@@ -21,6 +21,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from learners.model.muon import Muon
 from learners.model.tiny import build
 from o3rl.config import FramesConfig, PromptStyle
 from o3rl.media.frame_plan import smart_size
@@ -235,8 +236,8 @@ def build_optimizers(model: torch.nn.Module) -> list[torch.optim.Optimizer]:
     inner = {n: p for n, p in named.items() if p.ndim == 2 and "embed_tokens" not in n}
     rest = [p for n, p in named.items() if n not in inner]
     return [
-        torch.optim.Muon(inner.values(), adjust_lr_fn="match_rms_adamw", weight_decay=0.01),
-        torch.optim.AdamW(rest, betas=(0.9, 0.95), weight_decay=0.0),
+        Muon(inner.values()),
+        torch.optim.AdamW(rest, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
     ]
 
 
