@@ -159,7 +159,21 @@ def _data(commands) -> None:
         "--media", type=Path, help="root of the media; missing files are rejected"
     )
     imported.add_argument("--out", type=Path, required=True, help="folder for the Parquet files")
+    _data_frames(kinds)
     _data_check(kinds)
+
+
+def _data_frames(kinds) -> None:
+    frames = _command(
+        kinds,
+        "frames",
+        "cluster.commands.data:frames",
+        "what the model will see of a video or an image: each frame, its time, the picture",
+    )
+    frames.add_argument("file", type=Path, metavar="FILE", help="a video or an image")
+    frames.add_argument("--config", help="whose `frames` to use (default: the defaults)")
+    frames.add_argument("--out", type=Path, help="folder for a PNG file a frame, and sheet.png")
+    frames.add_argument("--json", action="store_true", help="print JSON in place of the table")
 
 
 def _data_check(kinds) -> None:

@@ -1,24 +1,34 @@
 """`o3rl data …` and `o3rl score`: files in, files out, a table of what was counted."""
 
 import argparse
+import json
+import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from cluster.outputs import is_object_with, require_free, require_own, require_own_rows
 from cluster.progress import bar
-from o3rl.config import require
+from o3rl.config import FramesConfig, load, require
+from o3rl.config.shipped import find
 from o3rl.data.json_records import Adapter, load_adapter, read_records
 from o3rl.data.stgr import ImportReport
+from o3rl.media.decoder import MediaError
+from o3rl.media.reader import MediaReader, Planned
+from o3rl.types import FramePlan, Row, Task, Truth
 
 MIB = 2**20
+IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".avif", ".ppm", ".jp2"}
+COLUMNS, LABEL = 4, 16  # of the contact sheet; pixels of a label's height
 SHOWN_FROM = 32  # MiB from which reading takes long enough for a bar
 
 
@@ -109,6 +119,83 @@ def import_table(report: ImportReport) -> Table:
         for reason, counted in sorted(reasons.items()):
             # As Text: an example may hold what rich would take for its markup.
             table.add_row(f"{word}: {reason}", str(counted.count), Text(counted.example))
+    return table
+
+
+def frames(options: argparse.Namespace) -> int:
+    """Show the frames of one file, as a table or JSON, and as files."""
+    settings = load(find(options.config)).frames if options.config else FramesConfig()
+    media = MediaReader(options.file.parent, settings)
+    try:
+        planned = _planned(media, options.file)
+        pixels = media.read(planned)
+    finally:
+        media.close()
+    files = (
+        _write_frames(options.out, planned.plan, pixels) if options.out else [None] * len(pixels)
+    )
+    times = planned.plan.times_F
+    if options.json:
+        shown = [
+            {"time": time, "file": file and str(file)}
+            for time, file in zip(times, files, strict=True)
+        ]
+        sys.stdout.write(json.dumps({"duration": planned.plan.duration, "frames": shown}) + "\n")
+        return 0
+    width, height = planned.plan.size
+    seen = (
+        f"{len(times)} frames of {width} × {height}, {planned.plan.tokens(settings.factor)} tokens"
+    )
+    title = f"{options.file.name}: {planned.plan.duration:.1f} s, {seen}"
+    Console().print(title, markup=False, highlight=False, soft_wrap=True)
+    Console().print(_frames_table(planned.plan, files))
+    return 0
+
+
+def _planned(media: MediaReader, file: Path) -> Planned:
+    """As an image by its name; as a video first otherwise, as an image where that fails."""
+    as_video, as_image = (
+        Row("", task, "", "", file.name, Truth("")) for task in (Task.FREE_FORM, Task.VISUAL)
+    )
+    if file.suffix.lower() in IMAGES:
+        return media.plan(as_image, training=False)
+    try:
+        return media.plan(as_video, training=False)
+    except MediaError as error:
+        try:
+            return media.plan(as_image, training=False)
+        except MediaError:
+            raise error from None
+
+
+def _write_frames(out: Path, plan: FramePlan, pixels: np.ndarray) -> list[Path]:
+    """A PNG file a frame, and all of them on sheet.png."""
+    out.mkdir(parents=True, exist_ok=True)
+    images = [Image.fromarray(frame) for frame in pixels]
+    files = [out / f"frame-{number:02d}.png" for number in range(1, len(images) + 1)]
+    for image, file in zip(images, files, strict=True):
+        image.save(file)
+    width, height = plan.size
+    columns = min(COLUMNS, len(images))
+    rows = -(-len(images) // columns)
+    sheet = Image.new("RGB", (columns * width, rows * (height + LABEL)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for number, (image, time) in enumerate(zip(images, plan.times_F, strict=True)):
+        left, top = number % columns * width, number // columns * (height + LABEL)
+        draw.text((left + 2, top + 2), f"Frame {number + 1} at {time:.1f}s", fill="black")
+        sheet.paste(image, (left, top + LABEL))
+    sheet.save(out / "sheet.png")
+    return files
+
+
+def _frames_table(plan: FramePlan, files: Sequence[Path | None]) -> Table:
+    table = Table(box=None)
+    for name in ("frame", "time in s", "of the video"):
+        table.add_column(name, justify="right")
+    table.add_column("file")
+    shown = zip(plan.times_F, plan.indices_F, files, strict=True)
+    for number, (time, index, path) in enumerate(shown, start=1):
+        table.add_row(str(number), f"{time:.3f}", str(index), Text(str(path or "")))
     return table
 
 

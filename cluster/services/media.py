@@ -26,10 +26,10 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import ObjectLostError
+from ray.exceptions import ObjectLostError, ObjectStoreFullError, OutOfDiskError
 
 from o3rl.config import FramesConfig
-from o3rl.media.decoder import START_SECONDS, MediaError, MediaLost
+from o3rl.media.decoder import START_SECONDS, MediaError, MediaLost, MediaUnready
 from o3rl.media.frame_cache import FrameCache, Kept
 from o3rl.media.reader import MediaReader, Planned
 from o3rl.ray_calls import DIED, answer_of, beside_us
@@ -92,7 +92,10 @@ class MediaActor:
 
     def _put(self, planned: Planned) -> Kept[ray.ObjectRef]:
         pixels = self._reader.read(planned)
-        return Kept(ray.put(pixels), pixels.nbytes)
+        try:
+            return Kept(ray.put(pixels), pixels.nbytes)
+        except (ObjectStoreFullError, OutOfDiskError) as error:
+            raise MediaUnready(f"media: no room for the frames of {planned.media}") from error
 
 
 @dataclass(frozen=True)
@@ -193,8 +196,8 @@ def start_media(
         )
         .remote(str(root.absolute()), frames, str(folder.absolute() / "media-plans.jsonl"))
     )
-    # A file's turn may begin with a new child, where the last file cost the old one.
-    return Media(actor, START_SECONDS + frames.decode_seconds, alive_seconds)
+    # A file has two tries, each of which may begin with a new child.
+    return Media(actor, 2 * (START_SECONDS + frames.decode_seconds), alive_seconds)
 
 
 def _read(journal: Path) -> dict[str, Planned]:
@@ -217,10 +220,16 @@ AT_ONCE = 64  # rows in the actor's queue; the limit of a call begins when it jo
 
 
 class AsyncMedia:
-    """Waits in threads of its own, which queued rows cannot take from others."""
+    """Waits in threads of its own, which queued rows cannot take from others.
 
-    def __init__(self, media: Media):
+    What is no fault of the file (a time-out, a full store, a process that does not start) is tried
+    `attempts` times, after `pause` seconds, twice as many the next time.
+    """
+
+    def __init__(self, media: Media, *, attempts: int = 3, pause: float = 1.0):
         self.media = media
+        self._attempts = attempts
+        self._pause = pause
         self._threads = ThreadPoolExecutor(AT_ONCE, "media")
 
     async def prepare(self, row: Row, *, training: bool) -> tuple[FramePlan, str] | Failure:
@@ -230,12 +239,18 @@ class AsyncMedia:
         Raises MediaLost where it is not the file's fault.
         """
         loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(self._threads, self._prepare, row, training)
-        except MediaError as error:
-            return Failure(None, None, f"media: {error.reason}", FailureKind.FILE)
-        except TimeoutError as error:
-            return Failure(None, None, str(error), FailureKind.SERVICE)
+        reason = ""
+        for again in reversed(range(self._attempts)):
+            try:
+                return await loop.run_in_executor(self._threads, self._prepare, row, training)
+            except MediaError as error:
+                return Failure(None, None, f"media: {error.reason}", FailureKind.FILE)
+            except TimeoutError as error:
+                reason = str(error)
+            log.warning("%s: %s; tries left: %d", row.media, reason, again)
+            if again:
+                await asyncio.sleep(self._pause * 2 ** (self._attempts - 1 - again))
+        return Failure(None, None, reason, FailureKind.SERVICE)
 
     async def frames(self, key: str) -> np.ndarray:
         """uint8 [F, height, width, 3]."""

@@ -126,7 +126,7 @@ class Services:
             alive_seconds=self._run.cluster.service_seconds,
         )
         self._stack.push_async_callback(asyncio.to_thread, handle.close)
-        return AsyncMedia(handle)
+        return AsyncMedia(handle, attempts=self._run.loop.max_attempts)
 
     def store(self, *, kept: bool = True) -> WeightStore:
         """The weight store; its mirror is `kept` for the next start, or ends with the block."""

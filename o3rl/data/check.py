@@ -189,6 +189,8 @@ class Checker:
         """Does the evidence of these rows lie within their file?"""
         assert self._media is not None
         doubts, end = self._media.doubts, probe.duration + SLACK
+        for reason, said in probe.doubts:
+            count(doubts, reason, f"{probe.medium.path}: {said}")
         for use in uses:
             where = f"{use.row}, {probe.medium.path} of {probe.duration:.1f} s"
             if use.is_key_frame:

@@ -3,8 +3,8 @@
 `Decoder` is for one thread at a time; `reader` shares several among many. The child holds
 PyAV and Pillow (`o3rl.media.decoder_process`); nothing of it is imported here.
 
-Two kinds of failure: `MediaError` is of a file, and the next try ends the same way; `MediaLost` is
-of whoever reads (no process, no room, no answer), and a later try may go well.
+Two kinds of failure: `MediaError` is of a file, and the next try ends the same way; `TimeoutError`
+is of whoever reads (no process, no room, no answer in time), and a later try may go well.
 """
 
 import errno
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 START_SECONDS = 120.0
+DOUBT_SECONDS = 20.0  # for both readers: decord hangs on files that PyAV reads
 # The project stands last on the path, where its modules hide no others.
 CHILD = (
     "import sys; sys.path.append(sys.argv[1]); "
@@ -54,7 +55,11 @@ class MediaError(ValueError):
 
 
 class MediaLost(RuntimeError):
-    """Who reads the media does not answer or has no room: no fault of a file; try again later."""
+    """Who reads the media does not answer: no fault of a file, and no row's to be set aside for."""
+
+
+class MediaUnready(TimeoutError):
+    """Who reads has no process, no room or no storage now: a time-out, no fault of a file."""
 
 
 def inside(root: Path, relative: str) -> Path:
@@ -81,13 +86,13 @@ def inside(root: Path, relative: str) -> Path:
 def check_file(path: Path) -> os.stat_result:
     """What the system knows of a file with content.
 
-    Raises MediaError, and MediaLost where it is the storage that fails.
+    Raises MediaError, and MediaUnready where it is the storage that fails.
     """
     try:
         facts = path.stat()
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno not in GONE:
-            raise MediaLost(f"{path}: {error}") from error
+            raise MediaUnready(f"{path}: {error}") from error
         raise MediaError(path, "missing") from error
     if not stat.S_ISREG(facts.st_mode):
         raise MediaError(path, "not a file")
@@ -100,7 +105,7 @@ class Decoder:
     """A child process that reads one file at a time, each within `seconds`.
 
     A file that takes longer, or kills the child, raises MediaError; the next one gets a new child.
-    One that does not start raises MediaLost. `reader` is `frames.reader`.
+    One that does not start raises MediaUnready. `reader` is `frames.reader`.
     """
 
     def __init__(self, seconds: float, *, reader: str = "auto"):
@@ -116,6 +121,20 @@ class Decoder:
         facts, _ = self._ask(path, {"what": "probe video"}, size=0)
         times = tuple(facts["times"])
         return VideoInfo(len(times), times, facts["width"], facts["height"], facts["duration"])
+
+    def doubts(self, path: Path) -> tuple[tuple[str, str], ...]:
+        """What is doubtful about a video: reasons to count, and what was found. Raises MediaError.
+
+        Both readers look at three frames; a file that the other one hangs on is a doubt too.
+        """
+        before, self._seconds = self._seconds, min(self._seconds, DOUBT_SECONDS)
+        try:
+            facts, _ = self._ask(path, {"what": "doubt video"}, size=0)
+        except MediaError as error:
+            return ((f"comparing readers: {error.reason}", f"within {self._seconds:g} s"),)
+        finally:
+            self._seconds = before
+        return tuple((reason, said) for reason, said in facts["doubts"])
 
     def probe_image(self, path: Path) -> tuple[int, int]:
         """Width and height of an image. Raises MediaError."""
@@ -218,7 +237,7 @@ class Decoder:
         except (TimeoutError, EOFError, OSError) as error:
             status = self._child.poll() if self._child else None
             self.close()
-            raise MediaLost(
+            raise MediaUnready(
                 f"the process that reads media did not start within {START_SECONDS:.0f} s "
                 f"({error}; exit status {status}); try: {sys.executable} -c 'import av, PIL'"
             ) from error

@@ -40,6 +40,12 @@ def probe_video(request: dict) -> tuple[dict, bytes]:
     return {"times": times, "width": width, "height": height, "duration": duration}, b""
 
 
+def doubt_video(request: dict) -> tuple[dict, bytes]:
+    """What is doubtful about a video, each with its reason and what was found."""
+    doubts = import_module("o3rl.media.doubts").doubts
+    return {"doubts": list(doubts(request["path"], _index(request | {"reader": "pyav"})))}, b""
+
+
 def probe_image(request: dict) -> tuple[dict, bytes]:
     """Width and height, upright."""
     image = open_image(request["path"])
@@ -68,6 +74,7 @@ def read_image(request: dict) -> tuple[dict, bytes]:
 
 ANSWERS = {
     "probe video": probe_video,
+    "doubt video": doubt_video,
     "probe image": probe_image,
     "read frames": read_frames,
     "read image": read_image,

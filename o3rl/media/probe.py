@@ -3,8 +3,9 @@
     paths ── threads, `readers` of them ──► a `Decoder` each ──► Probe, in the order they end
 
 Laws: at most `readers` children live; no file holds one longer than `seconds` twice (probed, then
-its first and last frames decoded, as training decodes them); a file that hangs or kills its reader
-costs itself. Nothing is raised for a file: what is wrong with it is its `reason`.
+its first, middle and last frames decoded, as training decodes them), and one that fails is tried
+again; a file that hangs or kills its reader costs itself. Nothing is raised for a file: what is
+wrong with it is its `reason`.
 """
 
 import queue
@@ -42,6 +43,7 @@ class Probe:
     width: int = 0
     height: int = 0
     duration: float = 0.0
+    doubts: tuple[tuple[str, str], ...] = ()  # reasons to count, and what was found
 
 
 def probe_all(
@@ -63,15 +65,17 @@ def probe(decoder: Decoder, root: Path, medium: Medium) -> Probe:
     try:
         path = inside(root, medium.path)
         if medium.is_image:
-            width, height = decoder.probe_image(path)
-            decoder.decode_image(path, FramePlan((0,), (0.0,), TINY, 0.0))
+            width, height = decoder.twice(lambda it: it.probe_image(path))
+            decoder.twice(lambda it: it.decode_image(path, FramePlan((0,), (0.0,), TINY, 0.0)))
             return Probe(medium, "", 1, width, height)
-        info = decoder.probe(path)
-        ends = tuple(sorted({0, info.frames - 1}))
-        decoder.decode(path, FramePlan(ends, tuple(info.times[i] for i in ends), TINY, 0.0))
+        info = decoder.twice(lambda it: it.probe(path))
+        at = tuple(sorted({0, info.frames // 2, info.frames - 1}))
+        plan = FramePlan(at, tuple(info.times[i] for i in at), TINY, 0.0)
+        decoder.twice(lambda it: it.decode(path, plan))
+        doubts = decoder.doubts(path)
     except MediaError as error:
         return Probe(medium, error.reason)
-    return Probe(medium, "", info.frames, info.width, info.height, info.duration)
+    return Probe(medium, "", info.frames, info.width, info.height, info.duration, doubts)
 
 
 def _results(

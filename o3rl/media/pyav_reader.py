@@ -104,6 +104,15 @@ def read(path: str, known: Index, indices: Sequence[int]) -> Iterator[tuple[int,
                 yield from _from_start(path, wanted)
 
 
+def told_duration(path: str) -> float | None:
+    """Seconds that the container tells of the video; None where it tells nothing of it alone."""
+    with _opened(path) as (container, stream):
+        if stream.duration and stream.time_base:
+            return float(stream.duration * stream.time_base)
+        alone = len(container.streams) == 1 and container.duration
+        return container.duration / av.time_base if alone and container.duration else None
+
+
 def picture(frame: VideoFrame) -> Image.Image:
     """A frame in RGB, turned and mirrored as its display matrix says."""
     clear = any(component.is_alpha for component in frame.format.components)

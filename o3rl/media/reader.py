@@ -62,8 +62,8 @@ class MediaReader:
     def plan(self, row: Row, *, training: bool) -> Planned:
         """Which frames a row needs; nothing is decoded yet.
 
-        In training the annotated key frames are among them. Raises MediaError, or MediaLost where
-        it is no fault of the file.
+        In training the annotated key frames are among them. Raises MediaError, or MediaUnready
+        where it is no fault of the file.
         """
         path = inside(self._root, row.media)
         identity = self._identity(path, row.media)
@@ -80,7 +80,8 @@ class MediaReader:
     def read(self, planned: Planned) -> np.ndarray:
         """The frames, read-only uint8 [F, height, width, 3].
 
-        Raises MediaError, also if the files are others than those that were planned, and MediaLost.
+        Raises MediaError, also if the files are others than those that were planned, and
+        MediaUnready.
         """
         path = inside(self._root, planned.media)
         identity = self._identity(path, planned.media)

@@ -8,7 +8,7 @@ from ray.exceptions import ActorDiedError, RayTaskError
 from cluster.run.controller import lost
 from cluster.services.media import AsyncMedia
 from learners.group.answers import LearnerLost
-from o3rl.media.decoder import MediaError, MediaLost
+from o3rl.media.decoder import MediaError, MediaLost, MediaUnready
 from o3rl.ray_calls import in_a_line
 from o3rl.types import Failure, Row, Task, Truth
 
@@ -63,6 +63,27 @@ def test_a_file_s_fault_is_its_row_s(error):
     row = Row("r", Task.MCQ, "s", "q", "v.mp4", Truth("A"))
     found = asyncio.run(AsyncMedia(Media(error)).prepare(row, training=True))
     assert isinstance(found, Failure)
+
+
+@pytest.mark.parametrize(("failing", "read"), [(0, True), (2, True), (3, False)])
+def test_what_is_no_fault_of_the_file_is_tried_again(failing, read):
+    class Busy:
+        asked = 0
+
+        def prepare(self, row, *, training):
+            del row, training
+            self.asked += 1
+            if self.asked <= failing:
+                raise MediaUnready("media: no room for the frames of v.mp4")
+            return "plan", "key"
+
+        def decode(self, key):
+            assert key == "key"
+
+    media, row = Busy(), Row("r", Task.MCQ, "s", "q", "v.mp4", Truth("A"))
+    found = asyncio.run(AsyncMedia(media, attempts=3, pause=0.01).prepare(row, training=True))
+    assert media.asked == min(failing + 1, 3)
+    assert found == ("plan", "key") if read else isinstance(found, Failure)
 
 
 def test_the_media_actor_s_own_silence_is_not():

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from o3rl.media.probe import Medium, Probe, probe_all
+from tests.o3rl.media.kinds import copied, encode, steady
 
 
 def test_videos_and_images(videos):
@@ -41,3 +42,18 @@ def test_impossible_probing(videos):
         probe_all(videos / "nowhere", [])
     with pytest.raises(ValueError, match="readers is 0"):
         probe_all(videos, [], readers=0)
+
+
+def test_what_is_doubtful_about_a_video_is_told(tmp_path):
+    options = {"bf": "3", "g": "30", "crf": "18", "preset": "veryfast"}
+    plain = encode(tmp_path / "plain.mp4", steady(60), options=options)
+    copied(plain, tmp_path / "cut.mp4", start=2.5)
+    av1 = {"preset": "10", "crf": "30"}
+    encode(tmp_path / "av1.mp4", steady(20), codec="libsvtav1", options=av1)
+    media = [Medium(name, False) for name in ("plain.mp4", "cut.mp4", "av1.mp4")]
+    found = {p.medium.path: p for p in probe_all(tmp_path, media, readers=1, seconds=30)}
+    assert all(not probe.reason for probe in found.values())
+    assert found["plain.mp4"].doubts == ()
+    assert found["av1.mp4"].doubts == (("decord cannot read it", "no readable video"),)
+    [(reason, _)] = found["cut.mp4"].doubts
+    assert reason in ("decord would tell other times", "decord would show other frames")
