@@ -4,14 +4,22 @@
 with guards against the known ways to game it (`rewards.parts.strict`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from o3rl import config
-from o3rl.text.grammar import named_box, one_word_named_box
+from o3rl.text.grammar import (
+    RawBox,
+    lists_as_published,
+    lists_in_tags,
+    named_box,
+    one_word_named_box,
+    raw_boxes,
+    tagged_boxes,
+)
 from o3rl.types import Interval, KeyFrame
-from rewards.parts import claims, strict, thinking
-from rewards.parts.claims import Gate, Judged, Stated
+from rewards.parts import answer, claims, strict, thinking
+from rewards.parts.claims import Gate, Judged, Lists, Stated
 from rewards.parts.rouge import ascii_rouge, unicode_rouge
 
 
@@ -27,6 +35,9 @@ class Profile:
     fit: Callable[[Stated, KeyFrame], float]  # of one claim, before the gate
     spatial: Callable[[Sequence[Judged], Sequence[KeyFrame], int], float]  # …, time mentions
     visual: Callable[[Sequence[float]], float]  # IoU of each box of the thought
+    marked: Callable[[str, str], float]  # answer, letter: what `Correct Option:` says
+    boxes: Callable[[str], Iterator[RawBox]]  # of a text (visual QA)
+    lists: Lists  # of a claim's box tags
 
 
 PAPER = Profile(
@@ -38,6 +49,9 @@ PAPER = Profile(
     fit=claims.best_fit,
     spatial=thinking.mean_over_mentions,
     visual=thinking.best_box,
+    marked=answer.marked_option,
+    boxes=tagged_boxes,
+    lists=lists_in_tags,
 )
 
 RELEASED = replace(
@@ -47,6 +61,9 @@ RELEASED = replace(
     gate=claims.late_gate,
     fit=claims.mean_fit,
     spatial=thinking.mean_over_claims,
+    marked=answer.first_marked_option,
+    boxes=raw_boxes,
+    lists=lists_as_published,
 )
 
 STRICT = replace(

@@ -94,7 +94,7 @@ class Scorer:
             elif task is Task.MCQ:
                 parts["ans_acc"] = answer.option(written, truth.letter)
             else:
-                parts["ans_acc"] = answer.marked_option(written, truth.letter)
+                parts["ans_acc"] = self._profile.marked(written, truth.letter)
         if task in TEMPORAL:
             if truth.interval is None:
                 sheet.notes.append("truth has no interval")
@@ -104,7 +104,8 @@ class Scorer:
             if truth.box is None:
                 sheet.notes.append("truth has no box")
             else:
-                parts["ans_viou"] = answer.box(written, truth.box, size=size, convention=convention)
+                boxes = self._profile.boxes(written)
+                parts["ans_viou"] = answer.box(boxes, truth.box, size=size, convention=convention)
 
     def _times(
         self, sheet: _Sheet, task: Task, thought: str, truth: Truth, progress: float
@@ -133,7 +134,9 @@ class Scorer:
         if task is Task.VISUAL:
             self._visual(sheet, thought, truth, size, convention)
             return
-        claims, broken = stated_claims(thought, size=size, convention=convention)
+        claims, broken = stated_claims(
+            thought, self._profile.lists, size=size, convention=convention
+        )
         if broken:
             sheet.notes.append(f"{broken} claims do not parse")
         if task is Task.TEMPORAL_SPATIAL and truth.key_frames:
@@ -175,7 +178,7 @@ class Scorer:
         size: tuple[int, int],
         convention: BoxConvention,
     ) -> None:
-        named = stated_boxes(thought, size=size, convention=convention)
+        named = stated_boxes(self._profile.boxes(thought), size=size, convention=convention)
         ious = [0.0 if truth.box is None else box_iou(box, truth.box) for _, box in named]
         sheet.claims = tuple(
             Claim(name, 0.0, (box,), iou=iou) for (name, box), iou in zip(named, ious, strict=True)

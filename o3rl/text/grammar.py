@@ -18,6 +18,7 @@ _TIME = re.compile(r"<t>([\d.]++)</t>s")
 _INTERVAL = re.compile(r"<t>(\d++\.?+\d*+)</t>s to <t>(\d++\.?+\d*+)</t>s")
 _WORD_THEN_BOX = re.compile(r"<obj>(\w++)</obj><box>\[")
 _NAME_THEN_BOX = re.compile(r"<obj>([^<]++)</obj><box>\[")
+_FLAT = re.compile(r"\[[^\[\]]*+\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ def raw_claims(text: str) -> Iterator[RawClaim]:
 
 def raw_boxes(text: str) -> Iterator[RawBox]:
     r"""All `<box>(\[.*?\])</box>`, each with the `<obj>…</obj>` that stands right before it."""
-    ends = _BoxEnds(text)
+    ends = _Ends(text)
     position = 0
     while (start := text.find("<box>[", position)) >= 0:
         end = ends.after(start + 6)
@@ -94,6 +95,35 @@ def raw_boxes(text: str) -> Iterator[RawBox]:
             continue
         yield RawBox(text[start + 5 : end + 1], _name_before(text, position, start))
         position = end + 7
+
+
+def lists_in_tags(text: str) -> list[str]:
+    """The lists of `tagged_boxes`."""
+    return [box.numbers for box in tagged_boxes(text)]
+
+
+def lists_as_published(text: str) -> list[str]:
+    r"""All `\[.*?\]`: from a bracket to the first closing one of its line."""
+    found, ends, position = [], _Ends(text, "]"), 0
+    while (start := text.find("[", position)) >= 0:
+        end = ends.after(start + 1)
+        position = start + 1
+        if end is not None:
+            found.append(text[start : end + 1])
+            position = end + 1
+    return found
+
+
+def tagged_boxes(text: str) -> Iterator[RawBox]:
+    r"""Each `\[[^\[\]]*\]` in each `<box>(.*?)</box>` (s), with the name right before the tag."""
+    position = 0
+    while (start := text.find("<box>", position)) >= 0:
+        end = text.find("</box>", start + 5)
+        if end < 0:
+            return
+        name = _name_before(text, position, start)
+        yield from (RawBox(numbers, name) for numbers in _FLAT.findall(text[start + 5 : end]))
+        position = end + 6
 
 
 def one_word_named_box(text: str) -> bool:
@@ -118,7 +148,7 @@ def _between(text: str, opening: str, closing: str) -> str | None:
 
 
 def _occurs(head: re.Pattern[str], text: str) -> bool:
-    ends = _BoxEnds(text)
+    ends = _Ends(text)
     return any(ends.after(found.end()) is not None for found in head.finditer(text))
 
 
@@ -129,16 +159,17 @@ def _name_before(text: str, position: int, box: int) -> str:
     return "" if start < 0 else text[start + 5 : box - 6]
 
 
-class _BoxEnds:
-    """The next `]</box>` on the same line. Asked at growing positions, it reads the text once."""
+class _Ends:
+    """The next `mark` on the same line. Asked at growing positions, it reads the text once."""
 
-    def __init__(self, text: str):
+    def __init__(self, text: str, mark: str = "]</box>"):
         self._text = text
+        self._mark = mark
         self._close = self._line_end = -1
 
     def after(self, position: int) -> int | None:
-        """Where the box whose `[` ends at `position` has its `]`; None if its line has none."""
-        self._close = self._next("]</box>", position, self._close)
+        """Where what begins before `position` has its `mark`; None if its line has none."""
+        self._close = self._next(self._mark, position, self._close)
         self._line_end = self._next("\n", position, self._line_end)
         return self._close if self._close < min(self._line_end, len(self._text)) else None
 

@@ -5,14 +5,15 @@ normalised. Nothing here raises on any text.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from o3rl.text.boxes import BoxConvention, box_iou, numbers_of
-from o3rl.text.grammar import RawClaim, raw_boxes, raw_claims
+from o3rl.text.grammar import RawBox, RawClaim, raw_claims
 from o3rl.types import Box, KeyFrame
 
 Gate = Callable[[float, Sequence[KeyFrame], float], KeyFrame | None]
+Lists = Callable[[str], list[str]]  # the lists of numbers in a claim's box tags
 
 RELEASED_GATE_SECONDS = 1.0
 ROUNDING = 1e-9  # seconds: 7.4 − 4.4 is more than 3 in floating point
@@ -40,19 +41,19 @@ class Judged:
 
 
 def stated_claims(
-    thought: str, *, size: tuple[int, int], convention: BoxConvention
+    thought: str, lists: Lists, *, size: tuple[int, int], convention: BoxConvention
 ) -> tuple[list[Stated], int]:
     """The claims whose time and boxes parse, and the number of those that do not."""
-    read = [_stated(raw, size, convention) for raw in raw_claims(thought)]
+    read = [_stated(raw, lists, size, convention) for raw in raw_claims(thought)]
     claims = [claim for claim in read if claim is not None]
     return claims, len(read) - len(claims)
 
 
 def stated_boxes(
-    thought: str, *, size: tuple[int, int], convention: BoxConvention
+    boxes: Iterable[RawBox], *, size: tuple[int, int], convention: BoxConvention
 ) -> list[tuple[str, Box]]:
     """Every box with four numbers, with the name right before it (visual QA needs no time)."""
-    named = ((raw.name, numbers_of(raw.numbers)) for raw in raw_boxes(thought))
+    named = ((raw.name, numbers_of(raw.numbers)) for raw in boxes)
     return [(name, convention.read(numbers, size)) for name, numbers in named if numbers]
 
 
@@ -62,7 +63,12 @@ def nearest(time: float, key_frames: Sequence[KeyFrame]) -> KeyFrame:
 
 
 def late_gate(time: float, key_frames: Sequence[KeyFrame], _seconds: float) -> KeyFrame | None:
-    """The published gate: nearest of those with gt − t < 1, signed, so that late claims pass."""
+    """The published gate: nearest of those with gt − t < 1, signed, so that late claims pass.
+
+    A time of `inf` is near none.
+    """
+    if not math.isfinite(time):
+        return None
     near = [frame for frame in key_frames if frame.time - time < RELEASED_GATE_SECONDS]
     return nearest(time, near) if near else None
 
@@ -127,12 +133,14 @@ def is_near(time: float, frame: KeyFrame, seconds: float) -> bool:
     return abs(time - frame.time) <= seconds + ROUNDING
 
 
-def _stated(raw: RawClaim, size: tuple[int, int], convention: BoxConvention) -> Stated | None:
+def _stated(
+    raw: RawClaim, lists: Lists, size: tuple[int, int], convention: BoxConvention
+) -> Stated | None:
     try:
         time = float(raw.time)
     except ValueError:
         return None
-    written = [numbers_of(box.numbers) for box in raw_boxes(raw.boxes)]
+    written = [numbers_of(numbers) for numbers in lists(raw.boxes)]
     if any(numbers is None for numbers in written):
         return None
     boxes = tuple(convention.read(numbers, size) for numbers in written if numbers)

@@ -7,11 +7,14 @@ import pytest
 
 from rewards.score_file import score_file
 
-GOLDEN = json.loads(Path("tests/data/rewards_released.json").read_text(encoding="utf-8"))
+GOLDEN, FUZZED = (
+    json.loads(Path(f"tests/data/rewards_{name}.json").read_text(encoding="utf-8"))
+    for name in ("released", "fuzz")
+)
 
 
-def lines_of(cases: list[dict]) -> str:
-    evidence = {"key_frames": GOLDEN["key_frames"], "key_items": GOLDEN["key_items"]}
+def lines_of(cases: list[dict], golden: dict = GOLDEN) -> str:
+    evidence = {"key_frames": golden["key_frames"], "key_items": golden["key_items"]}
     return "".join(json.dumps({**evidence, **case}) + "\n" for case in cases)
 
 
@@ -24,10 +27,12 @@ def scored(folder: Path, text: str, profile: str) -> tuple[list[dict], tuple]:
     return results, counts.bad
 
 
-def test_released_equals_every_golden_case(tmp_path):
-    results, bad = scored(tmp_path, lines_of(GOLDEN["cases"]), "released")
+@pytest.mark.parametrize(("golden", "count"), [(GOLDEN, 54), (FUZZED, 600)])
+def test_released_equals_every_golden_case(tmp_path, golden, count):
+    results, bad = scored(tmp_path, lines_of(golden["cases"], golden), "released")
     assert not bad
-    for case, result in zip(GOLDEN["cases"], results, strict=True):
+    assert len(results) == count
+    for case, result in zip(golden["cases"], results, strict=True):
         assert result["parts"] == pytest.approx(case["rewards"], abs=1e-9), case
         assert result["total"] == pytest.approx(sum(case["rewards"].values()), abs=1e-9)
 

@@ -47,14 +47,56 @@ def test_option(profile, answer, value):
     assert (both.parts["ans_acc"], both.parts["ans_tiou"]) == (value, 0.6)
 
 
-def test_option_follows_the_first_marker():
+@pytest.mark.parametrize(
+    ("answer", "released", "paper"),
+    [
+        ("Correct Option:A", 1, 1),
+        ("A", 0, 0),
+        ("Correct Option: B Correct Option: A", 0, 0),
+        ("Correct Option: A Correct Option: B", 1, 0),
+        ("Correct Option: A.\nCorrect Option: A", 1, 1),
+        ("Correct Option: Correct Option: (A)", 0, 1),
+        ("Correct Option:", 0, 0),
+    ],
+)
+def test_option_follows_the_marker(answer, released, paper):
     truth = Truth("A\n[0, 10]", letter="A", interval=(0.0, 10.0))
-    for answer, value in (
-        ("Correct Option:A", 1),
-        ("A", 0),
-        ("Correct Option: B Correct Option: A", 0),
+    for profile, value in ((RELEASED, released), (PAPER, paper), (STRICT, paper)):
+        given = reward(Task.TEMPORAL_MCQ, "x", answer, truth, profile)
+        assert given.parts["ans_acc"] == value
+
+
+@pytest.mark.parametrize(
+    ("boxes", "released", "paper"),
+    [
+        # The true box is [10,10,30,30] of 400×200 px; a person reads every one of these.
+        ("[10,10,30,30],[50,50,70,70]", 0, 1),
+        ("[[10,10,30,30],[50,50,70,70]]", 0, 1),
+        ("[[10,10,30,30]]", 0, 1),
+        ("[10,10,30,30]]", 0, 1),
+        ("[50,50,70,70],[10,10,30,30]", 0, 0),  # the first counts
+    ],
+)
+def test_boxes_that_a_person_can_read(boxes, released, paper):
+    truth = Truth("a", box=(0.025, 0.05, 0.075, 0.15))
+    for profile, value in ((RELEASED, released), (PAPER, paper)):
+        answer = f"<obj>dog</obj><box>{boxes}</box>"
+        given = reward(Task.VISUAL, "x", answer, truth, profile)
+        assert given.parts["ans_viou"] == value
+
+
+def test_claims_that_are_written_oddly():
+    """A nested box leaves the published divisor; a claim at `inf` stays in it and earns nothing."""
+    good = "<obj>dog</obj><box>[10,10,30,30]</box>at<t>5.0</t>s"
+    for odd, released, paper in (
+        (good.replace("[10,10,30,30]", "[[10,10,30,30]]"), 1, 1),
+        (good.replace("30]", "30]]"), 1, 1),
+        (good.replace("5.0", "inf"), 0.5, 0.5),
+        (good.replace("[10,10,30,30]", "[50,50,60,60],[10,10,30,30]"), 1, 1),
+        (good.replace("[10,10,30,30]", "[10,10,\n30,30]"), 0.5, 1),
     ):
-        assert reward(Task.TEMPORAL_MCQ, "x", answer, truth).parts["ans_acc"] == value
+        for profile, value in ((RELEASED, released), (PAPER, paper)):
+            assert scored(good + odd, profile=profile).parts["thk_spatial"] == value, odd
 
 
 @every_profile
@@ -293,7 +335,7 @@ def test_the_progress_of_the_prompt_decides(profile):
         (claim("dog", 500, "[20,20,40,40]"), (1, 0, 0)),
         (claim("dog", "-1", DOG), (0, 0, 0)),
         (claim("dog", "nan", DOG), (0, 0, 0)),
-        (claim("dog", "inf", "[20,20,40,40]"), (1 / 7, 0, 0)),  # all equally far: the first
+        (claim("dog", "inf", "[20,20,40,40]"), (0, 0, 0)),  # passes, and is near no key frame
         (claim("dog", 5.0, "[30,30,10,10]"), (0, 0, 0)),
         (claim("dog", 5.0, "[1,2,3]"), (0, 0, 0)),
         # A claim that does not parse leaves the released divisor; its mention stays in the paper's.

@@ -51,6 +51,12 @@ def published(text: str) -> dict:
         "times": re.findall(r"<t>([\d.]+)</t>s", text),
         "claims": CLAIM.findall(text),
         "boxes": BOX.findall(text),
+        "lists": re.findall(r"\[.*?\]", text),
+        "in tags": [
+            numbers
+            for between in re.findall(r"<box>(.*?)</box>", text, re.DOTALL)
+            for numbers in re.findall(r"\[[^\[\]]*\]", between)
+        ],
         "named": [expression.search(text) is not None for expression in NAMED.values()],
     }
 
@@ -63,6 +69,8 @@ def scanned(text: str) -> dict:
         "times": grammar.time_mentions(text),
         "claims": [(claim.name, claim.boxes, claim.time) for claim in grammar.raw_claims(text)],
         "boxes": [box.numbers for box in grammar.raw_boxes(text)],
+        "lists": grammar.lists_as_published(text),
+        "in tags": grammar.lists_in_tags(text),
         "named": [finder(text) for finder in NAMED],
     }
 
