@@ -16,16 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from o3rl.config import Profile, RewardsConfig
+from o3rl.text.answers import TruthError, parse_interval
 from o3rl.text.truth import (
-    TruthError,
     parse_answer_box,
-    parse_interval,
     parse_objects,
     parse_size,
     parse_time,
     parse_truth,
 )
-from o3rl.types import KeyFrame, Reward, Task, Truth
+from o3rl.types import Interval, KeyFrame, Reward, Task, Truth
 from rewards.scorer import Scorer
 
 
@@ -153,9 +152,11 @@ def _lenient_truth(task: Task, record: Mapping[str, Any]) -> Truth:
     if task is Task.MCQ:
         return Truth(answer, letter=answer.strip())
     if task is Task.TEMPORAL_MCQ:
-        return Truth(answer, letter=letter.strip(), interval=_or_none(parse_interval, interval))
+        return Truth(
+            answer, letter=letter.strip(), interval=_or_none(_published_interval, interval)
+        )
     if task is Task.TEMPORAL:
-        return Truth(answer, interval=_or_none(parse_interval, answer))
+        return Truth(answer, interval=_or_none(_published_interval, answer))
     if task is Task.VISUAL:
         return Truth(answer, box=_or_none(parse_answer_box, answer, record.get("image_size")))
     if task is Task.TEMPORAL_SPATIAL:
@@ -173,6 +174,14 @@ def _lenient_key_frames(record: Mapping[str, Any]) -> tuple[KeyFrame, ...]:
         return ()
     boxes = [_or_none(parse_objects, items.get(str(frame.get("idx")))) for frame in frames]
     return tuple(KeyFrame(time, objects or ()) for time, objects in zip(times, boxes, strict=True))
+
+
+def _published_interval(text: str) -> Interval:
+    """`[s, e]` as JSON alone."""
+    try:
+        return parse_interval(json.loads(text))
+    except (ValueError, RecursionError) as error:
+        raise TruthError("answer has no interval", text) from error
 
 
 def _or_none(parse: Any, *values: Any) -> Any:

@@ -36,7 +36,13 @@ ROOMS = {
         ("benchmarks", "annotation"),
         ("synth",),
     ),
-    "rewards": (("parts",), ("profiles",), ("scorer",), ("custom", "score_file"), ("pool",)),
+    "rewards": (
+        ("parts",),
+        ("profiles",),
+        ("scorer",),
+        ("custom", "score_file", "own_target"),
+        ("pool",),
+    ),
     "actors": (("weights",), ("engine",), ("pool",)),
     "learners": (("model",), ("weights",), ("rank",), ("group",)),
     "cluster": (

@@ -44,6 +44,7 @@ from actors.weights.update_stream import Delivery, EngineBroken, Loaded
 from o3rl.config import ModelConfig, RolloutsConfig, SamplingConfig, Spanning
 from o3rl.media.reader import digest
 from o3rl.text.boxes import convention_of
+from o3rl.text.control_tokens import control_tokens, inert_row
 from o3rl.text.prompts import longest_prompt, messages, rendered
 from o3rl.types import Failure, FailureKind, Group, Prompt, Version
 from o3rl.weights.manifest import WeightSource
@@ -80,6 +81,7 @@ class Engine:
         self._processes = Processes()
         self._processes.add(process.pid for process in manager.processes if process.pid)
         self._tokenizer = AutoTokenizer.from_pretrained(model.path)
+        self._control = control_tokens(self._tokenizer)
         self._forbidden = self._tokenizer.convert_tokens_to_ids(list(PLACEHOLDERS))
         config = self._llm.model_config.hf_config
         self._convention = convention_of(config.model_type)
@@ -332,9 +334,8 @@ class Engine:
             raise EngineBroken(f"the rollout engine cannot serve: {self._broken}")
 
     def _tokens(self, prompt: Prompt) -> list[int]:
-        chat = messages(
-            prompt.row, prompt.plan, style=self.model.prompt_style, convention=self._convention
-        )
+        row, style = inert_row(prompt.row, self._control), self.model.prompt_style
+        chat = messages(row, prompt.plan, style=style, convention=self._convention)
         text = rendered(self._tokenizer, chat)
         return self._tokenizer(text, add_special_tokens=False)["input_ids"]
 

@@ -152,13 +152,14 @@ def _data(commands) -> None:
         "thoughts without evidence)",
     )
     imported = _command(
-        kinds, "import", "cluster.commands.data:import_", "STGR JSON or JSONL to validated Parquet"
+        kinds, "import", "cluster.commands.data:import_", "STGR rows to validated Parquet"
     )
     _rows(imported, "FILE", "STGR-RL.json, STGR-SFT.json, or what --adapter reads")
     imported.add_argument(
         "--media", type=Path, help="root of the media; missing files are rejected"
     )
     imported.add_argument("--out", type=Path, required=True, help="folder for the Parquet files")
+    imported.add_argument("--json", action="store_true", help="print the counts by reason as JSON")
     _data_frames(kinds)
     _data_check(kinds)
 

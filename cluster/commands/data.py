@@ -6,7 +6,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +20,8 @@ from cluster.outputs import is_object_with, require_free, require_own, require_o
 from cluster.progress import bar
 from o3rl.config import FramesConfig, load, require
 from o3rl.config.shipped import find
-from o3rl.data.json_records import Adapter, load_adapter, read_records
+from o3rl.data.json_records import Adapter, load_adapter
+from o3rl.data.record_files import read_records
 from o3rl.data.stgr import ImportReport
 from o3rl.media.decoder import MediaError
 from o3rl.media.reader import MediaReader, Planned
@@ -64,6 +65,7 @@ def import_(options: argparse.Namespace) -> int:
     """Import one file; exit code 1 if no row is left."""
     from o3rl.data.media_paths import read_source_map
     from o3rl.data.stgr import import_file
+    from rewards.own_target import unearned
 
     require_own_rows(options.out)
     with reader(options) as adapter:
@@ -73,14 +75,20 @@ def import_(options: argparse.Namespace) -> int:
             adapter=adapter or read_records,
             media=options.media,
             source_map=read_source_map(options.sources),
+            unearned=unearned(),
         )
-    Console().print(import_table(report))
+    if options.json:
+        Console().print_json(json.dumps(asdict(report)))
+    else:
+        Console().print(import_table(report))
+        for sentence in report.advice:
+            Console(stderr=True).print(sentence, markup=False, highlight=False)
     return 0 if report.rows else 1
 
 
 @contextmanager
 def reader(options: argparse.Namespace) -> Iterator[Adapter | None]:
-    """What reads `options.source`: the adapter named, or STGR's JSON with a bar if it is large.
+    """What reads `options.source`: the adapter named, or a file, with a bar if it is large.
 
     None for a folder without an adapter, which is a data set.
     """
@@ -104,7 +112,7 @@ def reader(options: argparse.Namespace) -> Iterator[Adapter | None]:
 
 
 def import_table(report: ImportReport) -> Table:
-    """Rows by task, and what was rejected or mended by reason with an example."""
+    """Rows by task, and what was rejected, mended or doubted by reason with an example."""
     table = Table(
         title_justify="left",
         title=Text(f"{Path(report.source).name}: {report.rows} rows of {report.read}"),
@@ -115,7 +123,12 @@ def import_table(report: ImportReport) -> Table:
     table.add_column("for instance")
     for task, count in sorted(report.by_task.items()):
         table.add_row(task, str(count), "")
-    for word, reasons in (("rejected", report.rejected), ("mended", report.mended)):
+    for word, reasons in (
+        ("rejected", report.rejected),
+        ("for SFT only", report.sft_only),
+        ("doubted", report.doubted),
+        ("mended", report.mended),
+    ):
         for reason, counted in sorted(reasons.items()):
             # As Text: an example may hold what rich would take for its markup.
             table.add_row(f"{word}: {reason}", str(counted.count), Text(counted.example))

@@ -76,12 +76,16 @@ def check_table(check: Check) -> Table:
         add(f"source: {source or 'none'}", count)
     for word, reasons in (
         ("rejected", check.rejected),
+        ("for SFT only", check.sft_only),
         ("mended", check.mended),
         ("duplicate", check.duplicates),
+        ("doubt", check.doubted),
         ("doubt", check.media.doubts if check.media else {}),
     ):
         for reason, counted in reasons.items():
             add(f"{word}: {reason}", counted.count, counted.example)
+    for sentence in check.advice:
+        add("advice", 1, sentence)
     if check.media is not None:
         add("media: readable", check.media.readable)
         for reason, bad in check.media.bad.items():

@@ -38,11 +38,12 @@ def run(options: argparse.Namespace) -> int:
     require(options.limit >= 0, "--limit", options.limit, "0 (all rows) or more")
     from cluster.services.session import ray_session
     from o3rl.data.parquet import read_rows
+    from o3rl.text.truth import only_teaches
 
     source = options.rows or config.data.validation
     if not source:
         raise ValueError("data.validation is empty; say with --rows which rows to answer")
-    rows = read_rows(source, limit=options.limit)
+    rows = [row for row in read_rows(source, limit=options.limit) if not only_teaches(row)]
     folder = options.out or Path(config.folder) / "evaluation"
     for name in models:
         require_own(folder / f"{name}.json", "--out", is_object_with("greedy"))

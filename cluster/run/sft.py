@@ -8,14 +8,14 @@ import argparse
 import asyncio
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 
 from cluster.run.train import Trained
 from o3rl.config import RunConfig
 from o3rl.config.shipped import load_named, start_of_sft
-from o3rl.data.parquet import read_tasks
+from o3rl.data.parquet import Rows, read_tasks
 from o3rl.persistence.checkpoints import (
     LEDGER,
     Checkpoint,
@@ -25,7 +25,6 @@ from o3rl.persistence.checkpoints import (
     state_of,
 )
 from o3rl.persistence.lease import take
-from o3rl.types import Row
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +88,7 @@ async def _train(
             await group.start()
             ledger = Ledger.read(checkpoint.ledger) if checkpoint else Ledger()
             admission = PromptSource(
-                list(rows),
+                rows,
                 order,
                 media,
                 ledger,
@@ -116,8 +115,8 @@ async def _train(
     return Trained(folder / "model", cold.step, cold.samples, cold.tokens, seconds)
 
 
-def _require_reasoning(rows: Sequence[Row], where: str) -> None:
-    without = [row.id for row in rows if row.reasoning is None]
+def _require_reasoning(rows: Rows, where: str) -> None:
+    without = rows.without_reasoning()
     if len(without) == len(rows):
         raise ValueError(
             f"none of {len(rows)} rows of {where} has a reasoning_process; "
@@ -125,4 +124,4 @@ def _require_reasoning(rows: Sequence[Row], where: str) -> None:
         )
     if without:
         said = "%d of %d rows of %s have no reasoning_process and are skipped, for instance %r"
-        log.warning(said, len(without), len(rows), where, without[0])
+        log.warning(said, len(without), len(rows), where, rows[without[0]].id)

@@ -124,7 +124,7 @@ async def train(
     return Trained(model, loop.step, tally.samples, tally.tokens, seconds, stopped)
 
 
-def scheduled(config: RunConfig) -> tuple[list[Row], "RowOrder", int]:
+def scheduled(config: RunConfig) -> tuple[Sequence[Row], "RowOrder", int]:
     """(rows, their order, how many steps they are trained in). Raises ValueError without rows."""
     from o3rl.data.parquet import read_rows
     from o3rl.data.row_order import order_of, steps_of
@@ -186,7 +186,7 @@ async def _start(
         ledger = Ledger.read(checkpoint.ledger)
         await group.restore(checkpoint.learner)
     admission = PromptSource(
-        list(rows),
+        rows,
         order,
         media,
         ledger,

@@ -4,6 +4,7 @@ The rollout engine and the learner expand the same prompt from the same pixels, 
 group where their token ids or pixels differ is refused: a `Failure` with its reason, to be counted.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from o3rl.config import PromptStyle
 from o3rl.media.decoder import MediaError
 from o3rl.media.reader import digest
 from o3rl.text.boxes import BoxConvention, convention_of
+from o3rl.text.control_tokens import control_tokens, inert_row
 from o3rl.text.prompts import messages, rendered, target
 from o3rl.types import Failure, FailureKind, Group, Prompt
 
@@ -37,6 +39,7 @@ class Reader:
     style: PromptStyle
     convention: BoxConvention
     max_tokens: int
+    control: re.Pattern[str]  # what the tokenizer would not read as text
 
     @classmethod
     def of(
@@ -61,6 +64,7 @@ class Reader:
             style=style,
             convention=convention_of(policy.config.model_type),
             max_tokens=max_tokens,
+            control=control_tokens(getattr(processor, "tokenizer", None)),
         )
 
     def prompt(self, prompt: Prompt, frames_FHW3: np.ndarray) -> PromptInputs:
@@ -72,7 +76,8 @@ class Reader:
         width, height = plan.size
         expected = (len(plan.times_F), height, width, 3)
         assert frames_FHW3.shape == expected, (frames_FHW3.shape, expected)
-        chat = messages(prompt.row, plan, style=self.style, convention=self.convention)
+        row = inert_row(prompt.row, self.control)
+        chat = messages(row, plan, style=self.style, convention=self.convention)
         text = rendered(self.processor, chat)
         images = [Image.fromarray(frame) for frame in frames_FHW3]
         inputs = self.processor(text=[text], images=images, return_tensors="pt")
@@ -118,7 +123,8 @@ class Reader:
 
         Raises ValueError if the row has no reasoning.
         """
-        text = target(prompt.row, prompt.plan, convention=self.convention)
+        row = inert_row(prompt.row, self.control)
+        text = target(row, prompt.plan, convention=self.convention)
         tokenizer = self.processor.tokenizer
         tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
         completion = (*tokens, tokenizer.eos_token_id)

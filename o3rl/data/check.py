@@ -13,8 +13,8 @@ from hashlib import blake2b
 from pathlib import Path
 
 from o3rl.data.contamination import Contamination, contamination
-from o3rl.data.json_records import read_records
 from o3rl.data.parquet import each_row
+from o3rl.data.record_files import read_records
 from o3rl.data.statistics import Spread, Stats
 from o3rl.data.stgr import Counted, ImportReport, accepted_rows, count
 from o3rl.media.decoder import NOT_THERE
@@ -58,6 +58,9 @@ class Check:
     by_source: dict[str, int]
     rejected: dict[str, Counted]
     mended: dict[str, Counted]
+    doubted: dict[str, Counted]
+    sft_only: dict[str, Counted]
+    advice: list[str]
     media: MediaReport | None
     duplicates: dict[str, Counted]
     benchmarks: dict[str, Contamination]
@@ -169,6 +172,9 @@ class Checker:
             by_source=dict(sorted(self._by_source.items(), key=lambda each: -each[1])),
             rejected=_most_first(imported.rejected),
             mended=_most_first(imported.mended),
+            doubted=_most_first(imported.doubted),
+            sft_only=_most_first(imported.sft_only),
+            advice=imported.advice,
             media=self._media,
             duplicates=duplicates,
             benchmarks={
@@ -254,7 +260,7 @@ def _report_of_import(folder: Path) -> ImportReport:
         return ImportReport(source=str(folder))
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
-        for name in ("rejected", "mended"):
+        for name in {"rejected", "mended", "doubted", "sft_only"} & said.keys():
             said[name] = {reason: Counted(**counted) for reason, counted in said[name].items()}
         return ImportReport(**said)
     except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -2,7 +2,8 @@
 
 Videos are compared by name: the file's name without folder and ending, as it is, without a leading
 `v_` (ActivityNet), and, where it is an eleven-character YouTube id with the seconds of a cut behind
-it (`dQw4w9WgXcQ_10_20`), by that id. Content is not compared.
+it (`dQw4w9WgXcQ_10_20`), by that id; cut by the clock (`ID_00:00:39:000_00:01:24:700`), any id is
+known without it. Content is not compared.
 """
 
 import re
@@ -10,14 +11,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from o3rl.data.json_records import BadRecord, read_records
+from o3rl.data.json_records import BadRecord
 from o3rl.data.parquet import each_row
+from o3rl.data.record_files import read_records
 
 KEYS = ("vid", "video_id", "videoID", "video", "video_path", "video_name", "path", "youtube_id",
         "image_path")  # fmt: skip
 EXAMPLES = 5
 # YouTube ids are of eleven characters, of which one is a capital or a digit in all but 1 of 10,000.
 _CUT = re.compile(r"(?=[\w-]{0,10}[A-Z\d])([\w-]{11})(?:[_-]\d+(?:\.\d+)?){1,2}")
+# Cut by the clock, as STGR names its clips: ID_00:00:39:000_00:01:24:700.
+_CLOCKED = re.compile(r"(.+?)(?:[_-]\d{1,2}:\d{2}:\d{2}(?:[:.,]\d+)?){1,2}")
 _ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")
 
 
@@ -35,7 +39,8 @@ def names_of(path: str) -> set[str]:
     """The names by which the video at `path`, or of this id, is known."""
     name = _ENDING.sub("", PurePosixPath(path).name)
     names = {name, name.removeprefix("v_")}
-    names |= {match[1] for each in names if (match := _CUT.fullmatch(each))}
+    for cut in (_CLOCKED, _CUT):
+        names |= {match[1] for each in names if (match := cut.fullmatch(each))}
     return names - {""}
 
 

@@ -1,13 +1,13 @@
-"""Records of a JSON list or of JSON lines, one by one: a large file needs little memory."""
+"""Records of JSON in its forms, one by one: a large file needs little memory."""
 
 import json
 import math
 import re
+from codecs import getincrementaldecoder
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from io import TextIOWrapper
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import Protocol
 
 from o3rl.config.user_functions import load_function, place_of
 
@@ -15,9 +15,21 @@ CHUNK = 2**20
 LONGEST = 64 * 2**20  # characters of one record; beyond it the file is damaged
 LONGEST_NUMBER = 1000  # digits; Python refuses longer integers, and no field of ours holds one
 
-Watch = Callable[[int], None]  # told how many bytes were read so far
+RECORD_KEYS = {
+    "id",
+    "task",
+    "question",
+    "answer",
+    "source",
+    "video_path",
+    "image_path",
+    "key_frames",
+}
 
 _MARK = re.compile(r'\\.|["\[\]{}]', re.DOTALL)
+_OPENED, _COMMA = re.compile(r"\{"), re.compile(r"\s*,")
+_KEY = re.compile(r'\s*"([^"\\]*)"\s*:\s*')
+_LIST = re.compile(r"\[\s*(?:\{|\]|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,45 +40,77 @@ class BadRecord:
     where: str
 
 
-def _unwatched(read: int) -> None:
-    del read
+class Readable(Protocol):
+    """A file of bytes, or what unpacks one."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
+    def readline(self, size: int = -1, /) -> bytes: ...
+    def seek(self, place: int, /) -> object: ...
 
 
-def read_records(path: Path, *, watch: Watch = _unwatched) -> Iterator[object]:
-    """Each value of a JSON list, or of each line; one that cannot be read alone is a BadRecord.
+def read_json(file: Readable, path: Path) -> Iterator[object]:
+    """Each record of a JSON list, of the lists in one object (`{"data": [...]}`), of JSON lines, or
+    of objects one after the other; one that cannot be read alone is a BadRecord.
 
-    Raises FileNotFoundError, and ValueError where a list is damaged: what follows cannot be told.
+    Raises ValueError where what follows damage cannot be told: anywhere but in JSON lines.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path} to import")
-    with path.open("rb") as file:
-        first = file.read(3)
-        start = 3 if first == b"\xef\xbb\xbf" else 0
-        file.seek(start)
-        while (byte := file.read(1)).isspace():
-            pass
-        file.seek(start)
-        if byte != b"[":
-            yield from _lines(file, watch)
-            return
-    # Bytes that are no UTF-8 become surrogates, so that the row they are in can be refused alone.
-    with (
-        path.open("rb") as raw,
-        TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape") as file,
-    ):
-        yield from _List(file, path, lambda: watch(raw.tell())).elements()
+    head = file.read(CHUNK)
+    start = 3 if head.startswith(b"\xef\xbb\xbf") else 0
+    text = head[start:].decode(errors="surrogateescape").lstrip()
+    file.seek(start)
+    first, _, rest = text.partition("\n")
+    if text.startswith("["):
+        yield from _Stream(file, path).elements()
+    elif rest.strip() and _is_whole(first):
+        yield from _lines(file)
+    elif _is_envelope(text):
+        yield from _Stream(file, path).lists()
+    elif _spans_lines(text):
+        yield from _Stream(file, path).values()
+    else:
+        yield from _lines(file)
 
 
-def _lines(file: BinaryIO, watch: Watch) -> Iterator[object]:
-    number = read = 0
+def _is_envelope(text: str) -> bool:
+    """Whether it begins as an object that is no record and holds a list of objects."""
+    at = _OPENED.match(text)
+    while at is not None:
+        key = _KEY.match(text, at.end())
+        if key is None or key[1] in RECORD_KEYS:
+            return False
+        if _LIST.match(text, key.end()):
+            return True
+        try:
+            _, end = _DECODER.raw_decode(text, key.end())
+        except (ValueError, RecursionError):
+            return False
+        at = _COMMA.match(text, end)
+    return False
+
+
+def _is_whole(text: str) -> bool:
+    try:
+        return isinstance(_DECODER.decode(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _spans_lines(text: str) -> bool:
+    """Whether its first value is an object that goes on over its first line and ends well."""
+    try:
+        value, end = _DECODER.raw_decode(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and "\n" in text[:end]
+
+
+def _lines(file: Readable) -> Iterator[object]:
+    number = 0
     while line := file.readline(LONGEST + 1):
         number += 1
-        read += len(line)
-        watch(read)
         if len(line) > LONGEST:
             while line and not line.endswith(b"\n"):
                 line = file.readline(LONGEST)
-                read += len(line)
             yield BadRecord("record is too long", f"line {number}")
         elif line.strip():
             yield _line(line, number)
@@ -93,13 +137,14 @@ def _integer(digits: str) -> int | float:
 _DECODER = json.JSONDecoder(parse_int=_integer)
 
 
-class _List:
-    """The elements of a JSON list, with no more of the text held than one of them and a chunk."""
+class _Stream:
+    """The values of a JSON file, with no more of the text held than one of them and a chunk."""
 
-    def __init__(self, file: TextIO, path: Path, read: Callable[[], None] = lambda: None):
+    def __init__(self, file: Readable, path: Path):
         self._file = file
         self._path = path
-        self._was_read = read  # told after each chunk
+        # Bytes that are no UTF-8 become surrogates, so that their row can be refused alone.
+        self._decode = getincrementaldecoder("utf-8")("surrogateescape").decode
         self._text = ""
         self._at = 0  # the text before is done with
         self._before = 0  # characters of the file that were dropped
@@ -107,13 +152,43 @@ class _List:
         self._count = 0
 
     def elements(self) -> Iterator[object]:
+        """Of one list, which is all that there is."""
+        yield from self._elements()
+        self._expect_end()
+
+    def lists(self) -> Iterator[object]:
+        """Of each list of one object; its other values are passed over."""
+        self._expect("{")
+        while self._peek() != "}":
+            self._element()
+            self._expect(":")
+            if self._peek() == "[":
+                yield from self._elements()
+            else:
+                self._element()
+            if self._peek() != "}":
+                self._expect(",")
+        self._expect("}")
+        self._expect_end()
+
+    def values(self) -> Iterator[object]:
+        """One after the other, with or without commas between."""
+        while self._peek():
+            yield self._element()
+            if self._peek() == ",":
+                self._expect(",")
+
+    def _elements(self) -> Iterator[object]:
         self._expect("[")
+        self._count = 0
         if self._peek() != "]":
             yield self._element()
             while self._peek() == ",":
                 self._expect(",")
                 yield self._element()
         self._expect("]")
+
+    def _expect_end(self) -> None:
         if self._peek():
             raise self._damaged("text follows the end of the list")
 
@@ -177,11 +252,11 @@ class _List:
         self._at += 1
 
     def _more(self, count: int) -> None:
-        added = self._file.read(count)
-        self._was_read()
+        data = self._file.read(count)
+        added = self._decode(data, not data)
         self._before += self._at
         self._text, self._at = self._text[self._at :] + added, 0
-        self._ended = not added
+        self._ended = not data
 
     def _damaged(self, why: str) -> ValueError:
         return ValueError(

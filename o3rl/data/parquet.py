@@ -6,11 +6,12 @@ the schema's version in each file's metadata. `position` keeps the order in whic
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -19,6 +20,7 @@ from o3rl.types import Box, KeyFrame, Row, Task, Truth
 SCHEMA_VERSION = 1
 VERSION_KEY = b"o3rl.schema"
 ROWS_PER_GROUP = 1024
+ROWS_PER_BATCH = 8192  # that reading holds as one
 ROWS_PER_FILE = 64 * ROWS_PER_GROUP
 OLDER = ".old"  # where the older data set is while the new one takes its place
 
@@ -77,7 +79,7 @@ def write_rows(rows: Iterable[Row], folder: Path) -> int:
     count = 0
     try:
         for row in rows:
-            writers[row.task].add(_record(row, count))
+            writers[row.task].add(count, row)
             count += 1
         for writer in writers.values():
             writer.flush()
@@ -94,12 +96,62 @@ def write_rows(rows: Iterable[Row], folder: Path) -> int:
     return count
 
 
-def read_rows(folder: str | Path, *, limit: int = 0) -> list[Row]:
+class Rows(Sequence[Row]):
+    """The rows of a data set in the order in which they were written, each made when asked for.
+
+    What is held is the Arrow table, as it lies in the files.
+    """
+
+    def __init__(self, batches: Sequence[pa.RecordBatch], limit: int):
+        positions = [batch["position"].to_numpy() for batch in batches]
+        order = np.argsort(np.concatenate(positions), kind="stable")[: limit or None]
+        self._first = np.cumsum([0, *(len(each) for each in positions)])  # of each batch
+        self._order = order
+        self._batches = batches
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        place = self._order[index]
+        batch = int(np.searchsorted(self._first, place, side="right")) - 1
+        [record] = self._batches[batch].slice(place - self._first[batch], 1).to_pylist()
+        return _row(record)
+
+    @property
+    def tasks(self) -> list[Task]:
+        """The task of each row; no row is made."""
+        return list(map(Task, self._column("task").to_pylist()))
+
+    def without_reasoning(self) -> list[int]:
+        """Which rows have none; no row is made."""
+        return np.flatnonzero(self._column("reasoning").is_null().to_numpy()).tolist()
+
+    def _column(self, name: str) -> pa.ChunkedArray:
+        return pa.chunked_array([batch[name] for batch in self._batches]).take(self._order)
+
+
+def read_rows(folder: str | Path, *, limit: int = 0) -> Rows:
     """The rows in the order in which they were written; the first `limit` of them if not 0.
 
     Raises ValueError where there is no data set, it has no rows, or another schema version.
     """
-    return [_row(record) for record in _table_at(Path(folder), limit).to_pylist()]
+    batches = []
+    for path in _files(Path(folder)):
+        with _opened(path) as file:
+            for batch in file.iter_batches(ROWS_PER_BATCH):
+                if limit and batch["position"][0].as_py() >= limit:
+                    break  # positions grow within a file
+                batches.append(batch)
+    if not batches:
+        raise _empty(Path(folder))
+    return Rows(batches, limit)
 
 
 def read_tasks(folder: str | Path, *, limit: int = 0) -> list[Task]:
@@ -143,14 +195,14 @@ class _TaskWriter:
 
     def __init__(self, folder: Path):
         self._folder = folder
-        self._records: list[dict[str, Any]] = []
+        self._rows: list[tuple[int, Row]] = []
         self._writer: pq.ParquetWriter | None = None
         self._files = 0
         self._in_file = 0
 
-    def add(self, record: dict[str, Any]) -> None:
-        self._records.append(record)
-        if len(self._records) == ROWS_PER_GROUP:
+    def add(self, position: int, row: Row) -> None:
+        self._rows.append((position, row))
+        if len(self._rows) == ROWS_PER_GROUP:
             self.flush()
 
     def close(self) -> None:
@@ -159,17 +211,17 @@ class _TaskWriter:
         self._writer, self._in_file = None, 0
 
     def flush(self) -> None:
-        if not self._records:
+        if not self._rows:
             return
-        records, self._records = self._records, []
-        table = _table(records)
+        rows, self._rows = self._rows, []
+        table = _table(rows)
         if self._writer is None:
             self._folder.mkdir(exist_ok=True)
             path = self._folder / f"part-{self._files:05d}.parquet"
             self._writer = pq.ParquetWriter(path, SCHEMA, compression="zstd")
             self._files += 1
         self._writer.write_table(table)
-        self._in_file += len(records)
+        self._in_file += len(rows)
         if self._in_file >= ROWS_PER_FILE:
             self.close()
 
@@ -198,12 +250,16 @@ def _table_at(folder: Path, limit: int, *, columns: list[str] | None = None) -> 
     """The first `limit` rows (0: all) as they were written; only `columns`, if they are named."""
     table = pa.concat_tables([_read(path, columns) for path in _files(folder)])
     if table.num_rows == 0:
-        raise ValueError(
-            f"the data set at {folder} has no rows: every row was rejected, or none was there; "
-            f"see {folder / 'import.json'}, mend the source and run `o3rl data import` again"
-        )
+        raise _empty(folder)
     table = table.sort_by("position")
     return table[:limit] if limit else table
+
+
+def _empty(folder: Path) -> ValueError:
+    return ValueError(
+        f"the data set at {folder} has no rows: every row was rejected, or none was there; "
+        f"see {folder / 'import.json'}, mend the source and run `o3rl data import` again"
+    )
 
 
 def _read(path: Path, columns: list[str] | None) -> pa.Table:
@@ -229,48 +285,74 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
         ) from error
 
 
-def _table(records: list[dict[str, Any]]) -> pa.Table:
+def _table(rows: Sequence[tuple[int, Row]]) -> pa.Table:
     try:
-        return pa.Table.from_pylist(records, schema=SCHEMA)
+        return pa.Table.from_arrays(_columns(rows), schema=SCHEMA)
     except (UnicodeEncodeError, OverflowError, pa.ArrowException) as error:
-        if len(records) == 1:
-            raise ValueError(f"row {records[0]['id']!r} cannot be stored: {error}") from error
-        return pa.concat_tables([_table([record]) for record in records])
+        if len(rows) == 1:
+            raise ValueError(f"row {rows[0][1].id!r} cannot be stored: {error}") from error
+        return pa.concat_tables([_table([row]) for row in rows])
 
 
-def _record(row: Row, position: int) -> dict[str, Any]:
-    truth = row.truth
-    return {
-        "position": position,
-        "id": row.id,
-        "task": row.task.value,
-        "source": row.source,
-        "question": row.question,
-        "media": row.media,
-        "answer": truth.text,
-        "letter": truth.letter,
-        "interval": truth.interval and dict(zip(("start", "end"), truth.interval, strict=True)),
-        "box": truth.box and _box_record(truth.box),
-        "key_frames": [_key_frame_record(key_frame) for key_frame in truth.key_frames],
-        "image_size": row.image_size
-        and dict(zip(("width", "height"), row.image_size, strict=True)),
-        "reasoning": row.reasoning,
-    }
+def _columns(rows: Sequence[tuple[int, Row]]) -> list[pa.Array]:
+    """The columns of `SCHEMA`."""
+    each = [row for _, row in rows]
+    truths = [row.truth for row in each]
+
+    def text(values: Iterable[str | None]) -> pa.Array:
+        return pa.array(list(values), pa.string())
+
+    return [
+        pa.array([position for position, _ in rows], pa.int64()),
+        text(row.id for row in each),
+        text(row.task.value for row in each),
+        text(row.source for row in each),
+        text(row.question for row in each),
+        text(row.media for row in each),
+        text(truth.text for truth in truths),
+        text(truth.letter for truth in truths),
+        _tuples([truth.interval for truth in truths], _INTERVAL),
+        _tuples([truth.box for truth in truths], _BOX),
+        _key_frames([truth.key_frames for truth in truths]),
+        _tuples([row.image_size for row in each], _SIZE),
+        text(row.reasoning for row in each),
+    ]
 
 
-def _box_record(box: Box) -> dict[str, float]:
-    return dict(zip(("x1", "y1", "x2", "y2"), box, strict=True))
+def _key_frames(of_rows: Sequence[tuple[KeyFrame, ...]]) -> pa.Array:
+    frames = [frame for of_row in of_rows for frame in of_row]
+    objects = [named for frame in frames for named in frame.objects]
+    boxes = [box for _, of_object in objects for box in of_object]
+    names = pa.array([name for name, _ in objects], pa.string())
+    of_names = _lists([of_object for _, of_object in objects], _tuples(boxes, _BOX), _BOX)
+    named = pa.StructArray.from_arrays([names, of_names], fields=list(_OBJECT))
+    columns = [
+        pa.array([frame.time for frame in frames], pa.float64()),
+        pa.array([frame.path for frame in frames], pa.string()),
+        _lists([frame.objects for frame in frames], named, _OBJECT),
+    ]
+    whole = pa.StructArray.from_arrays(columns, fields=list(_KEY_FRAME))
+    return _lists(of_rows, whole, _KEY_FRAME)
 
 
-def _key_frame_record(key_frame: KeyFrame) -> dict[str, Any]:
-    return {
-        "time": key_frame.time,
-        "path": key_frame.path,
-        "objects": [
-            {"name": name, "boxes": [_box_record(box) for box in boxes]}
-            for name, boxes in key_frame.objects
-        ],
-    }
+def _lists(lists: Sequence[Sequence], values: pa.Array, kind: pa.StructType) -> pa.Array:
+    """A list a row, of the values one after the other."""
+    offsets = np.cumsum([0, *map(len, lists)], dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), values, type=pa.list_(kind))
+
+
+def _tuples(values: Sequence[tuple | None], kind: pa.StructType) -> pa.Array:
+    """A struct a row, of its numbers in the order of its fields; null where there is none."""
+    missing = [value is None for value in values]
+    nothing = (0,) * kind.num_fields
+    columns = zip(*(nothing if value is None else value for value in values), strict=True)
+    fields = list(kind)
+    arrays = (
+        [pa.array(c, f.type) for c, f in zip(columns, fields, strict=True)]
+        if values
+        else [pa.array([], field.type) for field in fields]
+    )
+    return pa.StructArray.from_arrays(arrays, fields=fields, mask=pa.array(missing, pa.bool_()))
 
 
 def _row(record: dict[str, Any]) -> Row:

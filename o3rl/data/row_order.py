@@ -11,6 +11,7 @@ import random
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 
+from o3rl.data.parquet import Rows
 from o3rl.types import Row, Task
 
 LEAST_PER_EPOCH = 0.01
@@ -19,7 +20,8 @@ LEAST_PER_EPOCH = 0.01
 def order_of(rows: Sequence[Row], seed: int, *, task_weights: Mapping[str, float]) -> "RowOrder":
     """The order of `rows`; weights by the names in `Task`, in small letters as configured."""
     weights = {Task[name.upper()]: weight for name, weight in task_weights.items()}
-    return RowOrder([row.task for row in rows], seed, weights=weights)
+    tasks = rows.tasks if isinstance(rows, Rows) else [row.task for row in rows]
+    return RowOrder(tasks, seed, weights=weights)
 
 
 def steps_of(order: "RowOrder", *, epochs: int, size: int, steps: int) -> int:

@@ -11,23 +11,26 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from o3rl.data.json_records import BadRecord, read_records
+from o3rl.data.doubts import Conventions, doubts_of
+from o3rl.data.json_records import BadRecord
 from o3rl.data.media_paths import MediaRoots
 from o3rl.data.parquet import write_rows
+from o3rl.data.record_files import read_records
 from o3rl.files import write_text
 from o3rl.media.decoder import MediaError, check_file, inside
+from o3rl.text.answers import TruthError, answer_text, options_of, shown
+from o3rl.text.control_tokens import inert_row
 from o3rl.text.reasoning import read_reasoning
-from o3rl.text.truth import (
-    TruthError,
-    parse_answer_box,
-    parse_objects,
-    parse_size,
-    parse_truth,
-    shown,
-)
-from o3rl.types import Box, KeyFrame, Row, Task, Truth
+from o3rl.text.truth import NO_BOX, only_teaches, parse_size, parse_truth
+from o3rl.types import KeyFrame, Row, Task, Truth
 
 LONGEST_SIDE = 2**31 - 1
+OPTIONS = ("options", "choices")  # keys of their own, where the question does not hold them
+LISTED = "options of a key of their own put below the question"
+INERT = "control tokens in text made inert"
+RENAMED = "id is another source's too: the source put before it"
+
+Unearned = Callable[[Row], Iterable[str]]  # parts for which a row's own target earns nothing
 
 
 @dataclass(slots=True)
@@ -40,7 +43,10 @@ class Counted:
 
 @dataclass(slots=True)
 class ImportReport:
-    """What became of each record. Counts are by name of the task, source, or reason."""
+    """What became of each record. Counts are by name of the task, source, or reason.
+
+    Rows that are `sft_only` or `doubted` are kept, as mended ones are. `advice` is of the file.
+    """
 
     source: str
     read: int = 0
@@ -49,6 +55,9 @@ class ImportReport:
     by_source: dict[str, int] = field(default_factory=dict)
     rejected: dict[str, Counted] = field(default_factory=dict)
     mended: dict[str, Counted] = field(default_factory=dict)
+    doubted: dict[str, Counted] = field(default_factory=dict)
+    sft_only: dict[str, Counted] = field(default_factory=dict)
+    advice: list[str] = field(default_factory=list)
 
 
 class RowError(ValueError):
@@ -66,14 +75,20 @@ def import_file(
     adapter: Callable[[Path], Iterable[object]] = read_records,
     media: Path | None = None,
     source_map: Mapping[str, str] | None = None,
+    unearned: Unearned | None = None,
 ) -> ImportReport:
-    """Write the rows of a file as a data set in `out`: STGR's JSON list or lines, or an adapter's.
+    """Write the rows of a file as a data set in `out`: a file in STGR's keys, or an adapter's.
 
     As `import_records`; raises FileNotFoundError without the file, ValueError if its list is
     damaged.
     """
     return import_records(
-        adapter(source), out, name=str(source), media=media, source_map=source_map
+        adapter(source),
+        out,
+        name=str(source),
+        media=media,
+        source_map=source_map,
+        unearned=unearned,
     )
 
 
@@ -84,6 +99,7 @@ def import_records(
     name: str,
     media: Path | None = None,
     source_map: Mapping[str, str] | None = None,
+    unearned: Unearned | None = None,
 ) -> ImportReport:
     """Write the rows of records in STGR's keys as a data set in `out`, `import.json` beside it.
 
@@ -91,7 +107,7 @@ def import_records(
     published map (`o3rl.data.media_paths`). Otherwise as `accepted_rows`.
     """
     report = ImportReport(source=name)
-    rows = accepted_rows(records, report, media=media, source_map=source_map)
+    rows = accepted_rows(records, report, media=media, source_map=source_map, unearned=unearned)
     report.rows = write_rows(rows, out)
     if report.rows or not any(out.glob("task=*")):  # else an older data set stays, with its report
         write_text(out / "import.json", json.dumps(asdict(report), indent=1) + "\n")
@@ -104,74 +120,137 @@ def accepted_rows(
     *,
     media: Path | None = None,
     source_map: Mapping[str, str] | None = None,
+    unearned: Unearned | None = None,
 ) -> Iterator[Row]:
     """The rows that pass, one by one; what became of each record is counted in `report`.
 
-    With a media root, rows without their file are rejected. Raises ValueError at once on a wrong
+    With a media root, rows without their file are rejected; with `unearned`, rows are doubted whose
+    own target earns nothing for a part. Raises ValueError at once on a wrong
     map or a media root that is no folder.
     """
     if media is not None and not media.is_dir():
         raise ValueError(f"the media root {media} is no folder")
-    return _accepted(records, MediaRoots(source_map or {}), media, report)
+    return _accepted(records, _Import(report, MediaRoots(source_map or {}), media, unearned))
 
 
-def row_of(record: Mapping[str, Any], roots: MediaRoots) -> Row:
-    """The row of one record. Raises RowError, TruthError, MediaError, each with a `reason`."""
-    truth = parse_truth(
-        record.get("task"),  # pyright: ignore[reportArgumentType]  # refused there if no task
-        record.get("answer"),  # pyright: ignore[reportArgumentType]
-        key_frames=record.get("key_frames"),
-        key_items=record.get("key_items"),
-        image_size=record.get("image_size"),
-    )
-    task = Task(record["task"])
+def row_of(record: Mapping[str, Any], roots: MediaRoots, mended: list[str] | None = None) -> Row:
+    """The row of one record; what had to be mended is appended to `mended`, by reason.
+
+    Raises RowError, TruthError, MediaError, each with a `reason`.
+    """
+    mended = [] if mended is None else mended
+    task = _task(record.get("task"))
+    question, options = _question(record, task, mended)
+    visual = task is Task.VISUAL
+    truth = _truth(record, task, options, mended)
+    size = _image_size(record, needed=truth.box is not None) if visual else None
     source = _text(record, "source", default="")
-    size = _image_size(record) if task is Task.VISUAL else None
-    path = _text(record, "image_path" if task is Task.VISUAL else "video_path")
+    path = _text(record, "image_path" if visual else "video_path")
+    reasoning = read_reasoning(record.get("reasoning_process"), size)
+    mended += reasoning.mended
     row = Row(
         id=_identifier(record),
         task=task,
         source=source,
-        question=_text(record, "question"),
+        question=question,
         media=roots.media(source, path),
         truth=_with_images(truth, source, roots),
         image_size=size,
-        reasoning=read_reasoning(record.get("reasoning_process"), size).text,
+        reasoning=reasoning.text,
     )
+    if row.reasoning is None and (reason := only_teaches(row)):
+        raise RowError(reason, truth.text)
     _check_unicode(row)
-    return row
+    plain = inert_row(row)
+    mended += [INERT] if plain is not row else []
+    return plain
 
 
-def _accepted(
-    records: Iterable[object], roots: MediaRoots, media: Path | None, report: ImportReport
-) -> Iterator[Row]:
-    seen: set[str] = set()
+@dataclass(slots=True)
+class _Import:
+    """One import: what each record is held to, and what was seen so far."""
+
+    report: ImportReport
+    roots: MediaRoots
+    media: Path | None
+    unearned: Unearned | None
+    sources: dict[str, str] = field(default_factory=dict)  # by id
+    files: dict[str, str] = field(default_factory=dict)  # why not, by path; empty if it is there
+
+    def row(self, record: object, where: str) -> Row | None:
+        """The row of a record, all about it counted; None if it was rejected, with its reason."""
+        report, mended = self.report, []
+        try:
+            if not isinstance(record, Mapping):
+                raise RowError("record is no object", record)
+            where += f", id {shown(record.get('id'))}"
+            row = self._named(row_of(record, self.roots, mended), mended)
+            if self.media is not None and (reason := self._missing(row.media)):
+                raise RowError(f"media {reason}", row.media)
+        except (RowError, TruthError, MediaError) as error:
+            count(report.rejected, error.reason, f"{where}: {error}")
+            return None
+        except RecursionError:
+            count(report.rejected, "record is nested too deeply", where)
+            return None
+        for reason in dict.fromkeys(mended):
+            count(report.mended, reason, f"id {row.id!r}")
+        self._count_images(row)
+        self._doubt(row)
+        report.by_task[row.task.value] = report.by_task.get(row.task.value, 0) + 1
+        report.by_source[row.source] = report.by_source.get(row.source, 0) + 1
+        return row
+
+    def _named(self, row: Row, mended: list[str]) -> Row:
+        """The row under an id that no other has. Raises RowError if its source had it before."""
+        if self.sources.get(row.id, row.source) != row.source:
+            row = replace(row, id=f"{row.source}/{row.id}")
+            mended.append(RENAMED)
+        if row.id in self.sources:
+            raise RowError("id was there before", row.id)
+        self.sources[row.id] = row.source
+        return row
+
+    def _missing(self, path: str) -> str:
+        """Why a file cannot be had, each looked up once; empty if it can."""
+        assert self.media is not None
+        if path not in self.files:
+            try:
+                check_file(inside(self.media, path))
+                self.files[path] = ""
+            except MediaError as error:
+                self.files[path] = error.reason
+        return self.files[path]
+
+    def _count_images(self, row: Row) -> None:
+        for key_frame in row.truth.key_frames if self.media is not None else ():
+            if key_frame.path is not None and (reason := self._missing(key_frame.path)):
+                replaced = "key frame's image cannot be had: the video's is taken"
+                count(self.report.mended, replaced, f"{key_frame.path}: {reason}")
+
+    def _doubt(self, row: Row) -> None:
+        report = self.report
+        for reason, value in doubts_of(row):
+            count(report.doubted, reason, f"id {row.id!r}: {shown(value)}")
+        if reason := only_teaches(row):
+            count(report.sft_only, reason, f"id {row.id!r}: {shown(row.truth.text)}")
+        for part in self.unearned(row) if self.unearned else ():
+            count(report.doubted, f"its own target earns nothing for {part}", f"id {row.id!r}")
+
+
+def _accepted(records: Iterable[object], each: _Import) -> Iterator[Row]:
+    conventions, report = Conventions(), each.report
     for record in records:
         report.read += 1
         if isinstance(record, BadRecord):
             count(report.rejected, record.reason, record.where)
             continue
-        where = f"record {report.read}"
-        try:
-            if not isinstance(record, Mapping):
-                raise RowError("record is no object", record)
-            where += f", id {shown(record.get('id'))}"
-            row = row_of(record, roots)
-            if row.id in seen:
-                raise RowError("id was there before", row.id)
-            if media is not None:
-                _check_media(row, media)
-        except (RowError, TruthError, MediaError) as error:
-            count(report.rejected, error.reason, f"{where}: {error}")
-            continue
-        except RecursionError:
-            count(report.rejected, "record is nested too deeply", where)
-            continue
-        seen.add(row.id)
-        _count_mended(row, record, media, report)
-        report.by_task[row.task.value] = report.by_task.get(row.task.value, 0) + 1
-        report.by_source[row.source] = report.by_source.get(row.source, 0) + 1
-        yield row
+        if isinstance(record, Mapping):
+            conventions.see(record)
+        row = each.row(record, f"record {report.read}")
+        if row is not None:
+            yield row
+    report.advice = conventions.advice()
 
 
 def count(counts: dict[str, Counted], reason: str, example: str) -> None:
@@ -182,42 +261,48 @@ def count(counts: dict[str, Counted], reason: str, example: str) -> None:
         counts[reason] = Counted(1, example.encode("utf-8", "backslashreplace").decode()[:300])
 
 
-def _count_mended(
-    row: Row, record: Mapping[str, Any], media: Path | None, report: ImportReport
-) -> None:
-    for reason in read_reasoning(record.get("reasoning_process"), row.image_size).mended:
-        count(report.mended, reason, f"id {row.id!r}")
-    for box in _boxes_as_written(row, record):
-        if min(box) < 0 or max(box) > 1:
-            example = f"id {row.id!r}: {shown(box)}"
-            count(report.mended, "true box cut at the frame's edge", example)
-            break
-    for key_frame in row.truth.key_frames:
-        if media is None or key_frame.path is None:
-            continue
-        try:
-            check_file(inside(media, key_frame.path))
-        except MediaError as error:
-            count(
-                report.mended, "key frame's image cannot be had: the video's is taken", str(error)
-            )
-
-
-def _boxes_as_written(row: Row, record: Mapping[str, Any]) -> Iterator[Box]:
-    """The true boxes of an accepted record, normalised, before they were cut."""
-    if row.task is Task.VISUAL:
-        yield parse_answer_box(record["answer"], record["image_size"])
-    if row.task is Task.TEMPORAL_SPATIAL:
-        for frame in record["key_frames"]:
-            for _, boxes in parse_objects(record["key_items"][str(frame["idx"])]):
-                yield from boxes
-
-
-def _check_media(row: Row, media: Path) -> None:
+def _task(name: object) -> Task:
     try:
-        check_file(inside(media, row.media))
-    except MediaError as error:
-        raise RowError(f"media {error.reason}", row.media) from error
+        return Task(name)
+    except ValueError:
+        raise TruthError("unknown task", name) from None
+
+
+def _question(
+    record: Mapping[str, Any], task: Task, mended: list[str]
+) -> tuple[str, dict[str, str]]:
+    """The question, with options that have a key of their own below it; their texts by letter."""
+    question = _text(record, "question")
+    if task not in (Task.MCQ, Task.TEMPORAL_MCQ):
+        return question, {}
+    own = next((record[key] for key in OPTIONS if record.get(key) is not None), None)
+    options = options_of(own, question)
+    if own is not None and not all(text in question for text in options.values()):
+        lines = (f"{letter}. {text}" for letter, text in options.items())
+        question = "\n".join([question, *lines])
+        mended.append(LISTED)
+    return question, options
+
+
+def _truth(
+    record: Mapping[str, Any], task: Task, options: dict[str, str], mended: list[str]
+) -> Truth:
+    """As `parse_truth`; what lacks a box is text to be taught, if there is reasoning to it."""
+    answer = record.get("answer")
+    try:
+        return parse_truth(
+            task,
+            answer,
+            key_frames=record.get("key_frames"),
+            key_items=record.get("key_items"),
+            image_size=record.get("image_size"),
+            options=options,
+            mended=mended,
+        )
+    except TruthError as error:
+        if error.reason != NO_BOX or "<box>" in str(answer):
+            raise
+        return Truth(answer_text(task, answer, mended))
 
 
 def _with_images(truth: Truth, source: str, roots: MediaRoots) -> Truth:
@@ -245,7 +330,9 @@ def _text(record: Mapping[str, Any], key: str, *, default: str | None = None) ->
     return value
 
 
-def _image_size(record: Mapping[str, Any]) -> tuple[int, int]:
+def _image_size(record: Mapping[str, Any], *, needed: bool) -> tuple[int, int] | None:
+    if not (needed or record.get("image_size") or "<box>" in str(record.get("reasoning_process"))):
+        return None
     width, height = parse_size(record.get("image_size"))
     if max(width, height) > LONGEST_SIDE or min(width, height) < 1:
         raise RowError("image_size is no size in pixels", record.get("image_size"))

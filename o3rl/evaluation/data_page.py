@@ -83,6 +83,8 @@ def _sections(check: Check) -> list[tuple[str, list[tuple[str, str, str]]]]:
     """Tables of (words, count, example) under a heading; only those that hold something."""
     tables: list[tuple[str, list[tuple[str, str, str]]]] = [
         ("Rejected", [(r, f"{c.count:,}", c.example) for r, c in check.rejected.items()]),
+        ("Doubted", [(r, f"{c.count:,}", c.example) for r, c in check.doubted.items()]),
+        ("For SFT only", [(r, f"{c.count:,}", c.example) for r, c in check.sft_only.items()]),
         ("Mended", [(r, f"{c.count:,}", c.example) for r, c in check.mended.items()]),
         ("Duplicates", [(r, f"{c.count:,}", c.example) for r, c in check.duplicates.items()]),
     ]

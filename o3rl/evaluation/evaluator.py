@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from o3rl.concurrency import gather_first_error
 from o3rl.evaluation.measures import Scored
 from o3rl.loop.roles import Answerer, Media, Scorers
+from o3rl.text.truth import only_teaches
 from o3rl.types import Failure, FailureKind, Group, Prompt, Reward, Row
 
 logger = logging.getLogger(__name__)
@@ -110,10 +111,11 @@ class Evaluator:
 
 
 def spread(rows: Sequence[Row], count: int) -> list[Row]:
-    """At most `count` rows, the tasks in turn; the same ones for the same rows."""
+    """At most `count` rows that rewards can measure, the tasks in turn; the same for the same."""
     by_task: dict[str, list[Row]] = {}
     for row in rows:
-        by_task.setdefault(row.task, []).append(row)
+        if not only_teaches(row):
+            by_task.setdefault(row.task, []).append(row)
     chosen: list[Row] = []
     while len(chosen) < count and any(by_task.values()):
         chosen += [waiting.pop(0) for waiting in by_task.values() if waiting]

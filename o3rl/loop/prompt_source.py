@@ -9,13 +9,14 @@ fail one after the other, nothing is left to train on, and that is an error.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from o3rl.data.row_order import RowOrder
 from o3rl.loop.roles import Media
 from o3rl.persistence.ledger import Ledger
+from o3rl.text.truth import only_teaches
 from o3rl.types import Failure, FailureKind, FramePlan, Prompt, Row
 
 logger = logging.getLogger(__name__)
@@ -24,13 +25,15 @@ Unfit = Callable[[Row, FramePlan], str]  # why a row makes no prompt; empty wher
 
 
 def longer_than(tokens: int, *, side: int) -> Unfit:
-    """Unfit are rows whose frames alone take more than `tokens`; `side` as in `FramePlan.tokens`.
+    """Unfit for RL are rows that can only be taught, and those whose frames alone take more than
+    `tokens`; `side` as in `FramePlan.tokens`.
 
     What the text adds is known to the engine, which refuses those that it makes too long.
     """
 
     def unfit(row: Row, plan: FramePlan) -> str:
-        del row
+        if reason := only_teaches(row):
+            return f"fit for SFT only: {reason}"
         seen = plan.tokens(side)
         too_long = f"frames take {seen} tokens; sampling and rollouts allow a prompt {tokens}"
         return too_long if seen > tokens else ""
@@ -76,7 +79,7 @@ class PromptSource:
 
     def __init__(
         self,
-        rows: list[Row],
+        rows: Sequence[Row],
         order: RowOrder,
         media: Media,
         ledger: Ledger,

@@ -8,15 +8,26 @@ import json
 import re
 from dataclasses import dataclass
 
+from o3rl.text.answers import TruthError, parse_seconds
 from o3rl.text.grammar import thought_of
-from o3rl.text.truth import TruthError, clipped, parse_box
+from o3rl.text.truth import clipped, parse_box
 from o3rl.types import Box
 
 CUT = "reasoning boxes cut at the frame's edge"
 UNTAGGED = "reasoning's own tags of thought or answer taken away"
 
+TIGHTENED = "reasoning: blanks inside claims and times taken away"
+CLOCKED = "reasoning: minutes and seconds in <t> turned into seconds"
+
 _ANSWER = re.compile(r"<answer>.*?</answer>", re.DOTALL)
 _BOX = re.compile(r"<box>(.*?)</box>", re.DOTALL)
+_BLANKS = (  # between the parts of a claim, and around a time
+    (re.compile(r"</obj>\s+<box>"), "</obj><box>"),
+    (re.compile(r"</box>\s+(?=<box>|at\s*<t>)"), "</box>"),
+    (re.compile(r"</box>at\s+<t>"), "</box>at<t>"),
+    (re.compile(r"<t>\s*([\d:.]+)\s*s?\s*</t>(?:\s*s\b)?"), r"<t>\1</t>s"),
+)
+_CLOCK = re.compile(r"<t>(\d+(?::\d{1,2}){1,2}(?:\.\d+)?)</t>")
 _PAIRS = (("<think>", "</think>"), ("<answer>", "</answer>"))
 
 
@@ -40,14 +51,34 @@ def read_reasoning(said: object, size: tuple[int, int] | None) -> Reasoning:
         return Reasoning(None)
     if not isinstance(said, str):
         raise TruthError("reasoning is no text", said)
+    mended: list[str] = []
     thought = _thought(said)
+    if thought != said:
+        mended.append(UNTAGGED)
+    if "<" not in thought:
+        return Reasoning(thought if thought.strip() else None, tuple(mended))
+    thought = _with_plain_times(thought, mended)
     if not thought.count("<box>") == thought.count("</box>") == len(_BOX.findall(thought)):
         raise TruthError("reasoning has an unpaired box", said)
     boxes = [_box(match[1], size) for match in _BOX.finditer(thought)]
     plain = iter([_plain(within) for _, within in boxes])
     text = _BOX.sub(lambda _: f"<box>{next(plain)}</box>", thought)
-    faults = ((UNTAGGED, thought != said), (CUT, any(box != within for box, within in boxes)))
-    return Reasoning(text if text.strip() else None, tuple(name for name, found in faults if found))
+    if any(box != within for box, within in boxes):
+        mended.append(CUT)
+    return Reasoning(text if text.strip() else None, tuple(mended))
+
+
+def _with_plain_times(thought: str, mended: list[str]) -> str:
+    """Claims without blanks in them, times in seconds."""
+    tight = thought
+    for blanks, without in _BLANKS:
+        tight = blanks.sub(without, tight)
+    if tight != thought:
+        mended.append(TIGHTENED)
+    plain = _CLOCK.sub(lambda t: f"<t>{parse_seconds(t[1], 'no time'):.10g}</t>", tight)
+    if plain != tight:
+        mended.append(CLOCKED)
+    return plain
 
 
 def _thought(said: str) -> str:

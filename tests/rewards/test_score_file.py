@@ -133,7 +133,7 @@ SPATIAL = {
         ),
         ({"key_frames": [{"idx": 0}]}, ["thk_temporal_point"], {"ans_acc": 1.0}, "key frames"),
         (
-            {"task": "temporal QA", "answer": "between 2 and 6"},
+            {"task": "temporal QA", "answer": "at the beginning"},
             ["ans_tiou", "thk_temporal_segment"],
             {"format": 0.5},
             "no interval",

@@ -68,7 +68,7 @@ def data(tmp_path_factory) -> Path:
         TEMPORAL | {"id": "nowhere [/]", "video_path": "nowhere.mp4"},
         SPATIAL | {"id": "corner"},
         VISUAL | {"id": "sky"},
-        TEMPORAL | {"id": "sky"},
+        VISUAL | {"id": "sky"},
         TEMPORAL | {"id": "from [/red]", "answer": "soon [/red]"},
     ]
     (root / "rows.jsonl").write_text("\n".join(map(json.dumps, records)) + "\n{cut\n")

@@ -47,3 +47,18 @@ def test_a_benchmark_without_ids_is_refused(tmp_path, text):
     (tmp_path / "b").write_text(text)
     with pytest.raises(ValueError, match="benchmark file"):
         read_benchmark(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "clips/abc_00:00:39:000_00:01:24:700.mp4",
+        "abc_00:00:39.mp4",
+        "v_abc-00:00:39.5-00:01:24.5.mkv",
+        "abc_10_00:00:39:000_00:01:24:700.mp4",
+    ],
+)
+def test_clips_named_by_the_clock_are_their_video(path):
+    ids = ["abc", "abc_10"]
+    assert contamination(ids, {path: 3}).rows == 3
+    assert contamination(["other", "00"], {path: 3}).rows == 0

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from o3rl.data import json_records
-from o3rl.data.json_records import BadRecord, read_records
+from o3rl.data.json_records import BadRecord
+from o3rl.data.record_files import read_records
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
@@ -85,7 +86,7 @@ def test_a_damaged_record_does_not_read_the_whole_file(tmp_path, monkeypatch, st
     monkeypatch.setattr(json_records, "LONGEST", 1000)
     path = tmp_path / "list.json"
     path.write_text(start + " " * 100_000)
-    records = json_records._List(path.open(), path)
+    records = json_records._Stream(path.open("rb"), path)
     with pytest.raises(ValueError, match="the JSON list is damaged"):
         list(records.elements())
     assert len(records._text) < 5000

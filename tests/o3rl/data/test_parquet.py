@@ -52,7 +52,7 @@ def plain(number: int, task: Task = Task.FREE_FORM) -> Row:
 def test_round_trip_is_exact(rows, tmp_path_factory):
     folder = tmp_path_factory.mktemp("rows")
     assert write_rows(rows, folder) == len(rows)
-    assert read_rows(folder) == rows
+    assert list(read_rows(folder)) == rows
 
 
 def test_rows_over_several_groups_and_files_keep_their_order(tmp_path, monkeypatch):
@@ -61,8 +61,10 @@ def test_rows_over_several_groups_and_files_keep_their_order(tmp_path, monkeypat
     tasks = list(Task)
     rows = [plain(i, tasks[i * i % 3]) for i in range(50)]
     assert write_rows(iter(rows), tmp_path) == 50
-    assert read_rows(tmp_path) == rows
-    assert read_rows(tmp_path, limit=7) == rows[:7]
+    assert list(read_rows(tmp_path)) == rows
+    first = read_rows(tmp_path, limit=7)
+    assert list(first) == first[:] == rows[:7]
+    assert (first[-1], first[2:4], first.tasks) == (rows[6], rows[2:4], [r.task for r in rows[:7]])
     assert len(list(tmp_path.glob("task=*/*.parquet"))) > 4
     assert {path.name for path in tmp_path.iterdir()} == {f"task={t.name}" for t in tasks[:2]}
 
@@ -79,7 +81,7 @@ def test_a_new_data_set_replaces_the_old_one(tmp_path):
     write_rows([plain(0, Task.MCQ), plain(1)], tmp_path)
     (tmp_path / "import.json").write_text("{}")
     write_rows([plain(2)], tmp_path)
-    assert read_rows(tmp_path) == [plain(2)]
+    assert list(read_rows(tmp_path)) == [plain(2)]
     assert (tmp_path / "import.json").exists()
 
 
@@ -92,15 +94,15 @@ def test_a_failed_write_leaves_the_old_data_set(tmp_path):
 
     with pytest.raises(RuntimeError, match="source broke"):
         write_rows(failing(), tmp_path)
-    assert read_rows(tmp_path) == [plain(0)]
+    assert list(read_rows(tmp_path)) == [plain(0)]
     write_rows([plain(2)], tmp_path)
-    assert read_rows(tmp_path) == [plain(2)]
+    assert list(read_rows(tmp_path)) == [plain(2)]
 
 
 def test_no_rows_leave_the_old_data_set(tmp_path):
     write_rows([plain(0)], tmp_path)
     assert write_rows([], tmp_path) == 0
-    assert read_rows(tmp_path) == [plain(0)]
+    assert list(read_rows(tmp_path)) == [plain(0)]
     assert [path.name for path in tmp_path.iterdir()] == ["task=FREE_FORM"]
 
 
@@ -124,7 +126,7 @@ def test_killed_while_the_new_one_takes_its_place_both_are_there(tmp_path, monke
     with pytest.raises(ValueError, match=r"cut short.*\.old"):
         read_rows(tmp_path)
     write_rows([plain(4)], tmp_path)
-    assert read_rows(tmp_path) == [plain(4)]
+    assert list(read_rows(tmp_path)) == [plain(4)]
 
 
 def test_a_row_that_utf8_cannot_hold_is_named(tmp_path):
