@@ -1,6 +1,7 @@
 """Evaluation on fakes: one answer a row, in order, at p = 1; a fault is never a zero."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -14,6 +15,7 @@ from o3rl.types import (
     Prompt,
     Reward,
     Task,
+    Truth,
 )
 from tests.o3rl.made import PLAN, group_of, reward, row
 
@@ -122,7 +124,9 @@ def test_failed_rows_do_not_lower_the_mean():
     ],
 )
 def test_spread_takes_the_tasks_in_turn(count, tasks):
-    rows = [row(0), row(1), row(2), row(3, task=Task.VISUAL)]
+    box = Truth("<box>[0,0,1,1]</box>", box=(0.0, 0.0, 1.0, 1.0))
+    rows = [row(0), row(1), row(2), row(9, task=Task.VISUAL)]  # what only teaches is passed over
+    rows.append(replace(row(3, task=Task.VISUAL), truth=box))
     assert [each.task for each in spread(rows, count)] == tasks
     assert len({each.id for each in spread(rows, count)}) == len(tasks)
 
