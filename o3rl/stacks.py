@@ -15,7 +15,7 @@ ELSEWHERE_SECONDS = 15.0  # for who asks the process's node for them
 log = logging.getLogger(__name__)
 
 
-def stacks_of(pid: int) -> str:
+def dump_stacks(pid: int) -> str:
     """The stack of each thread of a Python process on this machine, by py-spy (Ray brings it).
 
     The process need not run: one that is frozen has stacks too. Where they cannot be had, as in a
@@ -33,7 +33,7 @@ def stacks_of(pid: int) -> str:
     return done.stdout.strip()
 
 
-async def tell_stacks(who: str, stacks: Awaitable[str]) -> None:
+async def log_stacks(who: str, stacks: Awaitable[str]) -> None:
     """Log what `who`, a process that says nothing, is doing: `stacks` are its node's to give."""
     try:
         told = await asyncio.wait_for(stacks, ELSEWHERE_SECONDS)

@@ -32,8 +32,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from o3rl.code_digest import source_digest
 from o3rl.config import SCORER_CPUS, RewardsConfig
-from o3rl.ray_calls import DIED
-from o3rl.stacks import stacks_of, tell_stacks
+from o3rl.ray_calls import DIED, answered, first_line, free, log_stacks_at
 from o3rl.types import Failure, FailureKind, Group, Prompt, Reward
 from rewards.custom import CustomFault, CustomRewardError, RowScorer
 
@@ -77,11 +76,7 @@ class _Worker:
         """Log what it is doing, as it says nothing."""
         assert self.place is not None
         there = NodeAffinitySchedulingStrategy(self.place.node_id, soft=False)
-        task = ray.remote(stacks_of).options(num_cpus=0, scheduling_strategy=there)
-        call = task.remote(self.place.pid)
-        stacks = asyncio.wrap_future(call.future())
-        await tell_stacks(f"the scorer with pid {self.place.pid}", stacks)
-        ray.cancel(call)
+        await log_stacks_at(f"the scorer with pid {self.place.pid}", self.place.pid, there)
 
 
 class ScorerPool:
@@ -208,8 +203,7 @@ class ScorerPool:
         return True
 
     def _room(self) -> str:
-        free = ray.available_resources().get("CPU", 0.0)
-        return f"each takes {self._cpus:g} CPU, and {free:g} are free"
+        return f"each takes CPU {self._cpus:g}; free: {free()}"
 
     async def _join(self, worker: _Worker) -> None:
         """Start a worker: then it is idle, or has been given up."""
@@ -319,7 +313,7 @@ def _failure(group: Group, index: int, reason: str) -> Failure:
 
 async def _within(
     seconds: float,
-    call: Awaitable[Any],
+    call: Any,
     what: str,
     *,
     late: Callable[[], Awaitable[None]] | None = None,
@@ -329,11 +323,10 @@ async def _within(
     Where it took too long, `late` is called first.
     """
     try:
-        return await asyncio.wait_for(call, seconds)
+        return await answered(call, seconds)
     except TimeoutError:
         if late is not None:
             await late()
         return f"{what} took longer than {seconds:g} s"
     except (*DIED, ObjectLostError) as error:
-        said = next(iter(str(error).strip().splitlines()), repr(error))
-        return f"{what}: the scorer process died: {said:.300}"
+        return f"{what}: the scorer process died: {first_line(error):.300}"

@@ -22,8 +22,9 @@ MAY_IMPORT = {
 # before it. `docs/draw_rooms.py` draws them.
 ROOMS = {
     "o3rl": (
-        ("types", "files", "concurrency", "code_digest", "torch_backend", "stacks", "ray_calls"),
+        ("types", "files", "concurrency", "code_digest", "torch_backend", "stacks"),
         ("config",),
+        ("ray_calls",),
         ("text",),
         ("weights",),
         ("media",),

@@ -4,39 +4,28 @@ import asyncio
 import math
 from collections.abc import Sequence
 
-import ray
 from ray._private.state import state as cluster_state
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table
 
 from actors.pool.replica_state import Slot
-from o3rl.config import RESOURCE_SHARE, RolloutsConfig
-from o3rl.ray_calls import of
-
-
-def bundle(rollouts: RolloutsConfig) -> dict[str, float]:
-    """What a replica asks Ray for."""
-    asked = {"CPU": float(rollouts.cpus)}
-    if rollouts.gpus:
-        asked["GPU"] = float(rollouts.gpus)
-    if rollouts.resource:
-        asked[rollouts.resource] = RESOURCE_SHARE
-    return asked
+from o3rl.config import RolloutsConfig
+from o3rl.ray_calls import answered, bundle, free
 
 
 def reserve(rollouts: RolloutsConfig) -> PlacementGroup:
     """A place that Ray finds, or that waits and is a demand for nodes to its autoscaler."""
-    return placement_group([bundle(rollouts)], strategy="STRICT_PACK")
+    asked = bundle(cpus=rollouts.cpus, gpus=rollouts.gpus, resource=rollouts.resource)
+    return placement_group([asked], strategy="STRICT_PACK")
 
 
 async def placed(slot: Slot, limit: float) -> None:
     """Once the slot has its place. Raises TimeoutError saying what was asked and what there is."""
     try:
-        await asyncio.wait_for(of(slot.group.ready()), limit)
+        await answered(slot.group.ready(), limit)
     except TimeoutError as error:
-        have = ray.available_resources()
+        asked = slot.group.bundle_specs[0]
         raise TimeoutError(
-            f"no room for {slot} within {limit:.0f} s: asked {slot.group.bundle_specs[0]}; "
-            f"available CPU={have.get('CPU', 0):g}, GPU={have.get('GPU', 0):g}"
+            f"no room for {slot} within {limit:.0f} s: asked {asked}; free: {free()}"
         ) from error
 
 

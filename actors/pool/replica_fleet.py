@@ -42,8 +42,7 @@ from actors.pool.placement import notices, placed, reserve, some_placed
 from actors.pool.replica_state import Slot, State
 from o3rl.code_digest import source_digest
 from o3rl.config import ModelConfig, Placement, RolloutsConfig, SamplingConfig, Transfer
-from o3rl.ray_calls import DIED, first_line, of
-from o3rl.stacks import stacks_of, tell_stacks
+from o3rl.ray_calls import DIED, answered, first_line, log_stacks_at
 
 log = logging.getLogger(__name__)
 
@@ -259,7 +258,7 @@ class Fleet:
         slot.actor = ray.remote(Replica).options(**options).remote(self._model, **self._arguments)
         limit = self._rollouts.start_seconds
         try:
-            slot.place = await asyncio.wait_for(of(slot.actor.start.remote()), limit)
+            slot.place = await answered(slot.actor.start.remote(), limit)
         except TimeoutError as error:
             raise TimeoutError(f"{slot}: vLLM did not start within {limit:.0f} s") from error
         if slot.state is State.STARTING:  # else it is to leave
@@ -267,13 +266,9 @@ class Fleet:
 
     async def _show(self, slot: Slot) -> None:
         """Log what a replica that says nothing is doing, before it is ended."""
-        if slot.place is None:
-            return
-        there = PlacementGroupSchedulingStrategy(slot.group, 0)
-        task = ray.remote(stacks_of).options(num_cpus=0, scheduling_strategy=there)
-        call = task.remote(slot.place.pid)
-        await tell_stacks(str(slot), of(call))
-        ray.cancel(call)
+        if slot.place is not None:
+            there = PlacementGroupSchedulingStrategy(slot.group, 0)
+            await log_stacks_at(str(slot), slot.place.pid, there)
 
     async def _restart(self, slot: Slot, *, silent: bool) -> None:
         """A new actor in the same place, brought to the current weights."""
@@ -380,7 +375,7 @@ class Fleet:
 async def _closed(slot: Slot) -> None:
     """Its engine is ended, if it answers."""
     try:
-        await asyncio.wait_for(of(slot.actor.close.remote()), CLOSE_SECONDS)
+        await answered(slot.actor.close.remote(), CLOSE_SECONDS)
     except FAULTS as error:
         log.info("%s did not close by itself: %s", slot, first_line(error))
 

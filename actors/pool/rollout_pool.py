@@ -34,7 +34,7 @@ from actors.pool.replica_fleet import LOAD_MARGIN_SECONDS, Fleet
 from actors.pool.replica_state import Giver, Slot, State
 from actors.weights.update_stream import EngineBroken, HandOverFailed, Loaded
 from o3rl.config import ModelConfig, RolloutsConfig, SamplingConfig
-from o3rl.ray_calls import DIED, first_line, of
+from o3rl.ray_calls import DIED, answered, as_future, first_line
 from o3rl.types import Failure, Group, Prompt, Version
 from o3rl.weights.device_protocol import TrainedOn
 from o3rl.weights.manifest import WeightSource
@@ -187,7 +187,7 @@ class RolloutPool:
         name = str(slot)  # with its place, which it may have lost when it is told of
         call = slot.actor.sample.remote(prompt, temperature, n)
         try:
-            result = await asyncio.wait_for(of(call), self._rollouts.seconds)
+            result = await answered(call, self._rollouts.seconds)
         except asyncio.CancelledError:
             ray.cancel(call)
             raise
@@ -202,7 +202,7 @@ class RolloutPool:
         except TimeoutError:
             self._late += 1
             reason = f"{name}: no group within {self._rollouts.seconds:.0f} s"
-            self._fleet.beside(self._count_late(of(call)))
+            self._fleet.beside(self._count_late(as_future(call)))
             ray.cancel(call)
             await self._fleet.see_to(self._suspect(slot, reason, excused=alone))
             self._deaths[prompt.group] += slot.state in (State.STARTING, State.DEAD)
@@ -228,7 +228,7 @@ class RolloutPool:
         """vLLM's weight checksums, replica by replica."""
         limit = self._rollouts.load_seconds
         calls = (slot.actor.checksums.remote() for slot in self._fleet.live)
-        return [await asyncio.wait_for(of(call), limit) for call in calls]
+        return [await answered(call, limit) for call in calls]
 
     async def _count_late(self, answer: Awaitable[Group | Failure]) -> None:
         """Of a call that was given up: its prompt is elsewhere by the time that a group comes."""
@@ -265,11 +265,11 @@ class RolloutPool:
         """Have a replica load or adopt; one that does not come through it is dead."""
         limit: float | None = self._load_limit
         if version == self._adopted:
-            answer = of(slot.actor.adopt.remote(version))
+            answer = as_future(slot.actor.adopt.remote(version))
         elif self.giver is not None:
             answer, limit = self.giver.give(slot, version), None  # it has limits of its own
         else:
-            answer = of(slot.actor.load.remote(self._source, version))
+            answer = as_future(slot.actor.load.remote(self._source, version))
         through, report = await self._answered(slot, answer, f"load version {version}", limit)
         if through:
             slot.version = version
@@ -291,7 +291,7 @@ class RolloutPool:
             if slot.state not in (State.STALE, State.HEALTHY):
                 return False
             slot.state, slot.version = State.STALE, None  # it serves again after the next load
-            asleep = of(slot.actor.sleep.remote())
+            asleep = as_future(slot.actor.sleep.remote())
             through, _ = await self._answered(slot, asleep, "go to sleep", self._load_limit)
         return through
 
@@ -372,7 +372,7 @@ class RolloutPool:
             return
         slot.state, slot.why = State.SUSPECT, reason
         try:
-            await asyncio.wait_for(of(slot.actor.ping.remote()), PING_SECONDS)
+            await answered(slot.actor.ping.remote(), PING_SECONDS)
         except RayTaskError as error:
             self._fleet.died(slot, f"{reason}; {first_line(error)}", excused=excused)
             return

@@ -87,11 +87,13 @@ class _Sleeper:
 async def _ray_rate(replicas: int, seconds: float, rounds: int) -> Rate:
     import ray
 
+    from o3rl.ray_calls import answered
+
     actors: list[Any] = [ray.remote(_Sleeper).options(num_cpus=0).remote() for _ in range(replicas)]
 
     async def call(replica: int, version: Version) -> bytes:
         reference = actors[replica].sample.remote(seconds, version)
-        return await asyncio.wait_for(asyncio.wrap_future(reference.future()), 60 + 10 * seconds)
+        return await answered(reference, 60 + 10 * seconds)
 
     await asyncio.gather(*(call(replica, Version(0, 0)) for replica in range(replicas)))  # start
     found = await rate(FakePool(replicas, call), replicas, seconds=seconds, rounds=rounds)

@@ -30,7 +30,7 @@ from o3rl.data.parquet import read_tasks
 from o3rl.persistence.batch_log import recorded_steps
 from o3rl.persistence.checkpoints import Checkpoint, last_of, start_from
 from o3rl.persistence.lease import holder_of
-from o3rl.stacks import stacks_of
+from o3rl.stacks import dump_stacks, log_stacks
 
 if TYPE_CHECKING:  # a wrong configuration is told before Ray is imported
     from cluster.run.controller import Start
@@ -131,10 +131,10 @@ async def _trained(eye: "_Eye", config: RunConfig, start: "Start") -> Trained:
     import ray
 
     from o3rl.code_digest import source_digest
-    from o3rl.ray_calls import of
+    from o3rl.ray_calls import as_future
 
     call = eye.controller.run.remote(start, source=source_digest())
-    ending = asyncio.ensure_future(of(call))
+    ending = as_future(call)
     try:
         await _watch(eye, ending, config)
         return await _result(ending)
@@ -176,19 +176,17 @@ class _Eye:
 
     async def look(self, seconds: float) -> "Status":
         """Its status. Raises RunLost if it is dead or says nothing within `seconds`."""
-        from o3rl.ray_calls import DIED, in_a_line, of
+        from o3rl.ray_calls import DIED, answered, in_a_line
 
         began = time.monotonic()
         try:
-            call = of(self.controller.look.remote(self._place))
-            found = await asyncio.wait_for(call, seconds)
+            found = await answered(self.controller.look.remote(self._place), seconds)
         except TimeoutError as error:
             if time.monotonic() > began + seconds + ASLEEP_SECONDS:
                 log.warning("this process was stopped for a while; the controller is asked again")
                 return await self.look(seconds)
             if self._pid is not None:  # on this node
-                stacks = await asyncio.to_thread(stacks_of, self._pid)
-                log.warning("the controller says nothing; it is here:\n%s", stacks)
+                await log_stacks("the controller", asyncio.to_thread(dump_stacks, self._pid))
             raise RunLost(f"the controller has not answered for {seconds:.0f} s") from error
         except DIED as error:
             raise RunLost(f"the controller died: {in_a_line(error)}") from error
@@ -222,10 +220,10 @@ async def _interrupt(controller: Any) -> None:
     """Have all services end in order."""
     from ray.exceptions import RayError
 
-    from o3rl.ray_calls import in_a_line, of
+    from o3rl.ray_calls import answered, in_a_line
 
     try:
-        await asyncio.wait_for(of(controller.interrupt.remote()), INTERRUPT_SECONDS)
+        await answered(controller.interrupt.remote(), INTERRUPT_SECONDS)
     except (TimeoutError, RayError) as error:
         log.warning("the controller did not end in order: %s", in_a_line(error))
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from o3rl.ray_calls import DIED, of
+from o3rl.ray_calls import DIED, as_future
 
 GRACE_SECONDS = 5.0
 
@@ -28,7 +28,7 @@ async def all_answers(calls: Sequence[Any], *, what: str, seconds: float) -> lis
     because another one has left a collective. Raises LearnerLost, naming the ranks that are waited
     for, after `seconds`.
     """
-    tasks = [asyncio.ensure_future(of(call)) for call in calls]
+    tasks = [as_future(call) for call in calls]
     done, waiting = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
     if waiting and any(task.exception() for task in done):
         # A rank whose peer died fails in its collective, often before Ray tells of the death.

@@ -36,8 +36,8 @@ from learners.model.flops import Flops
 from learners.rank.batching import group_cost, mini_batches, row_cost, shares
 from learners.rank.settings import Fetch, LearnerSettings
 from o3rl.code_digest import source_digest
-from o3rl.config import RESOURCE_SHARE, ClusterConfig
-from o3rl.stacks import stacks_of, tell_stacks
+from o3rl.config import ClusterConfig
+from o3rl.ray_calls import bundle, free, log_stacks_at
 from o3rl.types import Failure, Prompt, ScoredGroup, Version
 from o3rl.weights.device_protocol import Receivers, TrainedOn
 from o3rl.weights.manifest import WeightSink
@@ -275,10 +275,7 @@ class LearnerGroup:
         """Log what a silent rank is doing."""
         assert self._placement is not None
         there = PlacementGroupSchedulingStrategy(self._placement, placement_group_bundle_index=rank)
-        call = ray.remote(stacks_of).options(num_cpus=0, scheduling_strategy=there)
-        asked = call.remote(self._pids[rank])
-        await tell_stacks(f"learner rank {rank}", asyncio.wrap_future(asked.future()))
-        ray.cancel(asked)
+        await log_stacks_at(f"learner rank {rank}", self._pids[rank], there)
 
     async def _write(self, method: str, folder: Path) -> None:
         async with self._turn:
@@ -295,18 +292,20 @@ class LearnerGroup:
 
     async def _reserve(self) -> PlacementGroup:
         """All bundles or none: a half-started group would hang on its first collective."""
-        asked = bundle(self._cluster, on_gpu=self._settings.on_gpu)
+        gpus = self._cluster.gpus_per_rank if self._settings.on_gpu else 0
+        resource = self._cluster.learner_resource
+        asked = bundle(cpus=self._cluster.cpus_per_rank, gpus=gpus, resource=resource)
         ranks, seconds = self._settings.learning.ranks, self._cluster.start_seconds
         group = placement_group([asked] * ranks, strategy="PACK")
         wanted = f"{ranks} learner ranks of {asked}"
         patience = min(PATIENCE_SECONDS, seconds)
         if await asyncio.to_thread(group.wait, patience):
             return group
-        log.warning("no room for %s within %.0f s; free: %s", wanted, patience, _free())
+        log.warning("no room for %s within %.0f s; free: %s", wanted, patience, free())
         if await asyncio.to_thread(group.wait, seconds - patience):
             return group
         remove_placement_group(group)
-        raise TimeoutError(f"no room for {wanted} within {seconds:.0f} s; free: {_free()}")
+        raise TimeoutError(f"no room for {wanted} within {seconds:.0f} s; free: {free()}")
 
     def _build(self, rank: int) -> Any:
         assert self._placement is not None
@@ -327,16 +326,6 @@ class LearnerGroup:
         )
 
 
-def bundle(cluster: ClusterConfig, *, on_gpu: bool) -> dict[str, float]:
-    """What a rank asks Ray for."""
-    asked = {"CPU": cluster.cpus_per_rank}
-    if on_gpu:
-        asked["GPU"] = cluster.gpus_per_rank
-    if cluster.learner_resource:
-        asked[cluster.learner_resource] = RESOURCE_SHARE
-    return asked
-
-
 def _environment(cluster: ClusterConfig, *, on_gpu: bool) -> dict[str, str]:
     threads = {"OMP_NUM_THREADS": str(max(1, int(cluster.cpus_per_rank)))}
     return threads if on_gpu else threads | {"DS_ACCELERATOR": "cpu"}
@@ -346,8 +335,3 @@ def _still_at(calls: Sequence[Any]) -> bool:
     """Whether a rank has not answered."""
     _, waiting = ray.wait(list(calls), num_returns=len(calls), timeout=0)
     return bool(waiting)
-
-
-def _free() -> str:
-    free = ray.available_resources()
-    return f"CPU {free.get('CPU', 0):g}, GPU {free.get('GPU', 0):g}"

@@ -43,7 +43,7 @@ RAYS_OWN = (  # parts of titles: what a node starts beside actors, when it likes
     "ray::DELETE_",
     "ray::DashboardAgent",
     "ray::RuntimeEnvAgent",
-    "ray::stacks_of",
+    "ray::dump_stacks",
     "ray-dashboard-",
     "/ray/core/src/ray/",  # raylet, gcs_server
     "/ray/dashboard/",

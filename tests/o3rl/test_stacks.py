@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from o3rl import stacks
-from o3rl.stacks import stacks_of, tell_stacks
+from o3rl.stacks import dump_stacks, log_stacks
 
 CODE = """
 import sys, time
@@ -36,14 +36,14 @@ def test_a_frozen_process_shows_where_it_is():
         assert process.stdout is not None
         process.stdout.readline()
         os.kill(process.pid, signal.SIGSTOP)
-        assert "wait_for_nothing (<string>:" in stacks_of(process.pid)
+        assert "wait_for_nothing (<string>:" in dump_stacks(process.pid)
     finally:
         process.kill()
         process.communicate()
 
 
 def test_a_process_that_is_not_there_is_told_in_a_line():
-    told = stacks_of(2**22 + 1)  # beyond what Linux gives out
+    told = dump_stacks(2**22 + 1)  # beyond what Linux gives out
     assert told.startswith("its stacks cannot be had: ")
     assert "\n" not in told
 
@@ -62,7 +62,7 @@ def test_stacks_are_told_and_so_is_why_there_are_none(caplog, monkeypatch):
         return "too late"
 
     for source in (told, lost, slow):
-        asyncio.run(tell_stacks(source.__name__, source()))
+        asyncio.run(log_stacks(source.__name__, source()))
     assert caplog.messages == [
         "told says nothing; it is here:\nin main",
         "lost says nothing; it is here:\nits stacks cannot be had: "

@@ -161,10 +161,10 @@ def test_a_start_without_room_tells_what_is_free(caplog):
         finally:
             await pool.close()
 
-    with pytest.raises(TimeoutError, match="no scorer has started within 1 s: each takes 64 CPU"):
+    with pytest.raises(TimeoutError, match="no scorer has started within 1 s: each takes CPU 64"):
         asyncio.run(scenario())
     [line] = [line for line in caplog.messages if "no scorer has started" in line]
-    assert re.search(r"within 0.2 s: each takes 64 CPU, and [12](\.\d)? are free", line)
+    assert re.search(r"within 0.2 s: each takes CPU 64; free: CPU [12](\.\d)?, ", line)
 
 
 def test_groups_that_no_worker_starts_for_fail_and_one_without_room_holds_none_up():
