@@ -159,7 +159,7 @@ def test_a_library_is_imported_where_it_may_be(name):
     [
         ("o3rl", {"ray_calls.py"}),
         ("rewards", {"pool.py"}),
-        ("actors", {"placement.py", "replica_fleet.py", "rollout_pool.py"}),
+        ("actors", {"placement.py", "replica_fleet.py", "rollout_pool.py", "weight_sync.py"}),
         ("learners", {"learner_group.py"}),
     ],
 )

@@ -21,7 +21,7 @@ Fetch = Callable[[str], np.ndarray]  # frames by media key
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ProcessLocation:
     """Where a replica runs."""
 
     node: str
@@ -44,7 +44,7 @@ def make_engine(model: ModelConfig, *, sampling: SamplingConfig, rollouts: Rollo
     return make(model, sampling=sampling, rollouts=rollouts)
 
 
-class Replica:
+class ReplicaActor:
     """An engine that gets frames by their key."""
 
     def __init__(
@@ -66,11 +66,11 @@ class Replica:
         self._model, self._sampling, self._rollouts = model, sampling, rollouts
         self._fetch, self._seed = fetch, seed
 
-    async def start(self) -> Place:
+    async def start(self) -> ProcessLocation:
         """Start the engine and let it run once."""
         self._engine = make_engine(self._model, sampling=self._sampling, rollouts=self._rollouts)
         await self._engine.warm_up()
-        return Place(socket.gethostname(), os.getpid())
+        return ProcessLocation(socket.gethostname(), os.getpid())
 
     async def ping(self) -> bool:
         """Answers while the event loop runs; EngineBroken if the engine below it says nothing."""

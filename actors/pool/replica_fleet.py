@@ -1,11 +1,6 @@
 """The fleet: rollout replicas that join, leave, die and come back while others go on.
 
-Each is a Ray actor on a placement group of its own.
-
-    STARTING ─► STALE ─► HEALTHY ─► SUSPECT ─► HEALTHY          LEAVING ─► gone
-        ▲         ▲         │           │                          ▲
-        │         └─ load ──┤           ▼                          └─ by `scale`, or a notice
-        └──── restart ──────┴───────► DEAD
+Each is a Ray actor on a placement group of its own; its states are `replica_state`'s.
 
 | who waits | for whom                               | at most          | then                     |
 |-----------|----------------------------------------|------------------|--------------------------|
@@ -33,22 +28,20 @@ from contextlib import suppress
 from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.placement_group import remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.engine.replica import Fetch, Replica
+from actors.engine.replica import Fetch, ReplicaActor
 from actors.pool.placement import notices, placed, reserve, some_placed
-from actors.pool.replica_state import Slot, State
+from actors.pool.replica_state import Replica, State
 from o3rl.code_digest import source_digest
 from o3rl.config import ModelConfig, Placement, RolloutsConfig, SamplingConfig, Transfer
 from o3rl.ray_calls import DIED, answered, first_line, log_stacks_at
 
 log = logging.getLogger(__name__)
 
-DEATHS_IN_A_ROW = 3  # without a group in between; then a replica stays dead
 CLOSE_SECONDS = 20.0
-LOAD_MARGIN_SECONDS = 30.0  # beyond the engine's own limit
 ROOM_SECONDS = 15.0  # for places of more than `min_replicas`, as a run starts
 RETRY_SECONDS = 60.0  # before one that has time tries again to join
 NOTICE_SECONDS = 5.0  # between looks for nodes that are to go
@@ -58,10 +51,10 @@ FAULTS = (TimeoutError, RayTaskError, *DIED)
 
 
 class Fleet:
-    """The slots, in order of joining. Use it from one event loop.
+    """The replicas, in order of joining. Use it from one event loop.
 
-    `fetch` gets frames by media key and must be picklable. `bring` brings a replica that has
-    started to the current weights, and so to HEALTHY; it is set by the pool.
+    `fetch` gets frames by media key and must be picklable. `refresh` brings a replica that has
+    started to the current weights, and so to HEALTHY; it is set by who has them.
     """
 
     def __init__(
@@ -73,10 +66,10 @@ class Fleet:
         fetch: Fetch,
         seed: int,
     ):
-        self.slots: list[Slot] = []
+        self.replicas: list[Replica] = []
         self.changed = asyncio.Condition()
         self.counts = {"deaths": 0, "joined": 0, "left": 0}  # of replicas
-        self.bring: Callable[[Slot], Awaitable[object]]
+        self.refresh: Callable[[Replica], Awaitable[object]]
         self._arguments: dict[str, Any] = {
             "sampling": sampling,
             "rollouts": rollouts,
@@ -90,24 +83,30 @@ class Fleet:
         self._scaling = asyncio.Lock()
 
     @property
-    def members(self) -> list[Slot]:
+    def members(self) -> list[Replica]:
         """Those that serve, or are on their way to it."""
-        return [s for s in self.slots if s.state not in (State.DEAD, State.LEAVING)]
+        return [replica for replica in self.replicas if replica.member]
 
     @property
-    def staying(self) -> list[Slot]:
+    def staying(self) -> list[Replica]:
         """Members whose nodes stay, as far as is known."""
-        return [slot for slot in self.members if not slot.going]
+        return [replica for replica in self.members if not replica.draining]
 
     @property
-    def live(self) -> list[Slot]:
+    def live(self) -> list[Replica]:
         """Those that weights can be loaded into."""
-        return [slot for slot in self.slots if slot.state in (State.STALE, State.HEALTHY)]
+        return [replica for replica in self.replicas if replica.live]
 
     @property
     def why(self) -> str:
         """The state of each, for an error."""
-        return "; ".join(f"{slot} is {slot.state} {slot.why}".strip() for slot in self.slots)
+        return "; ".join(
+            f"{replica} is {replica.state} {replica.why}".strip() for replica in self.replicas
+        )
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Each replica as plain values."""
+        return [replica.describe() for replica in self.replicas]
 
     async def start(self) -> None:
         """Place and start the configured replicas; they are STALE until weights are brought.
@@ -119,17 +118,17 @@ class Fleet:
             self._add()
         least, limit = self._rollouts.min_replicas, self._rollouts.start_seconds
         try:
-            here = await some_placed(self.slots, limit, least=least, soon=ROOM_SECONDS)
-            await asyncio.gather(*(self._begin(slot) for slot in here))
+            here = await some_placed(self.replicas, limit, least=least, patience=ROOM_SECONDS)
+            await asyncio.gather(*(self._begin(replica) for replica in here))
         except BaseException:
             await self.close()
             raise
-        for slot in self.slots:
-            if slot not in here:
-                log.warning("there is no room for %s; it joins when there is", slot)
-                self._joining(slot, patient=True)
+        for replica in self.replicas:
+            if replica not in here:
+                log.warning("there is no room for %s; it joins when there is", replica)
+                self._joining(replica, patient=True)
         if self._rollouts.placement is not Placement.colocated:  # where the learner goes as well
-            self.beside(self._heed_notices())
+            self.spawn(self._heed_notices())
 
     async def scale(self, replicas: int) -> tuple[str, ...]:
         """Have `replicas` members; returns what stood in the way of some, by replica.
@@ -145,40 +144,51 @@ class Fleet:
             )
         async with self._scaling:
             members = self.staying
-            for slot in [slot for slot in self.slots if slot.state is State.DEAD]:
-                remove_placement_group(slot.group)
-                self._forget(slot)
+            for replica in [replica for replica in self.replicas if replica.state is State.DEAD]:
+                remove_placement_group(replica.group)
+                self._forget(replica)
             joining = [self._add() for _ in range(replicas - len(members))]
             leaving = sorted(members, key=_worth)[: max(0, len(members) - replicas)]
             limit = self._rollouts.leave_seconds
             problems = await asyncio.gather(
-                *map(self._joined, joining), *(self._leave(slot, limit) for slot in leaving)
+                *map(self._joined, joining), *(self._leave(replica, limit) for replica in leaving)
             )
         return tuple(problem for problem in problems if problem)
 
-    def died(self, slot: Slot, reason: str, *, excused: bool = False, silent: bool = False) -> str:
+    def died(
+        self, replica: Replica, reason: str, *, excused: bool = False, silent: bool = False
+    ) -> str:
         """Mark a replica dead and bring it back in the background; returns the reason.
 
         An `excused` death is not counted against it: its node was taken away, or a prompt that
         kills was alone with it. What a `silent` one is doing is logged.
         """
-        if slot.state in (State.DEAD, State.STARTING, State.LEAVING) or slot not in self.slots:
-            return reason  # another prompt of it was first to know, or it was to end
-        log.warning("%s", reason)
-        slot.state, slot.why, slot.version = State.DEAD, reason, None
-        slot.deaths += not excused
-        self.counts["deaths"] += 1
-        if slot.deaths <= DEATHS_IN_A_ROW:
-            slot.state = State.STARTING
-            self.beside(self._restart(slot, silent=silent))
+        # Else another prompt of it was first to know, or it was to end.
+        if replica in self.replicas and (replica.live or replica.state is State.SUSPECT):
+            self._died(replica, reason, excused=excused, silent=silent)
         return reason
 
-    async def see_to(self, work: Coroutine[Any, Any, None]) -> None:
+    def lost(self, replica: Replica, error: RayError, what: str, *, excused: bool = False) -> str:
+        """Its process has ended, as Ray says; returns the reason."""
+        if replica.leaving:
+            return f"{replica} left the pool"
+        reason = f"{what}: {first_line(error)}"
+        return self.died(replica, reason, excused=excused or taken_away(error))
+
+    def _died(
+        self, replica: Replica, reason: str, *, excused: bool = False, silent: bool = False
+    ) -> None:
+        log.warning("%s", reason)
+        self.counts["deaths"] += 1
+        if replica.died(reason, excused=excused):
+            self.spawn(self._restart(replica, silent=silent))
+
+    async def shielded(self, work: Coroutine[Any, Any, None]) -> None:
         """Have `work` done on a replica to its end, also where who asks for it is cancelled."""
-        await asyncio.shield(self.beside(work))
+        await asyncio.shield(self.spawn(work))
 
     async def announce(self) -> None:
-        """Wake those who wait for a change of `slots`."""
+        """Wake those who wait for a change of `replicas`."""
         async with self.changed:
             self.changed.notify_all()
 
@@ -187,11 +197,11 @@ class Fleet:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(self._end(slot) for slot in self.slots))
-        for slot in self.slots:
-            slot.state, slot.why = State.DEAD, "the pool was closed"
+        await asyncio.gather(*(self._end(replica) for replica in self.replicas))
+        for replica in self.replicas:
+            replica.end("the pool was closed")
 
-    def beside(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Have `work` done while other things go on; it ends with the pool at the latest."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
@@ -203,183 +213,187 @@ class Fleet:
         if not task.cancelled() and (error := task.exception()):
             log.error("a replica could not be seen to", exc_info=error)
 
-    def _add(self) -> Slot:
-        slot = Slot(self._numbers, reserve(self._rollouts))
+    def _add(self) -> Replica:
+        replica = Replica(self._numbers, reserve(self._rollouts))
         self._numbers += 1
-        self.slots.append(slot)
-        return slot
+        self.replicas.append(replica)
+        return replica
 
-    def _forget(self, slot: Slot) -> None:
-        if slot in self.slots:
-            self.slots.remove(slot)
+    def _forget(self, replica: Replica) -> None:
+        if replica in self.replicas:
+            self.replicas.remove(replica)
 
     async def _heed_notices(self) -> None:
         """For ever: have others take the places of replicas whose nodes are to go."""
         while True:
             await asyncio.sleep(NOTICE_SECONDS)
-            serving = [slot for slot in self.staying if slot.state is not State.STARTING]
+            serving = [replica for replica in self.staying if replica.state is not State.STARTING]
             try:
                 found = await asyncio.to_thread(notices, serving)
             except Exception as error:  # of Ray's private call: the replicas are lost with the node
                 log.warning("nodes that are to go are not known: %s", first_line(error))
                 continue
-            for slot, ends in found:
-                if slot in self.staying:
-                    slot.going = True
-                    self.beside(self._move(slot, ends))
+            for replica, ends in found:
+                if replica in self.staying:
+                    replica.draining = True
+                    self.spawn(self._move(replica, ends))
 
-    async def _move(self, slot: Slot, ends: float) -> None:
+    async def _move(self, replica: Replica, ends: float) -> None:
         """Another replica joins, then this one leaves: before its node goes at `ends` (a time)."""
         left = ends - time.time() - ENDING_SECONDS
-        log.warning("%s: its node goes in %.0f s; another takes its place", slot, left)
+        log.warning("%s: its node goes in %.0f s; another takes its place", replica, left)
         other, limit = self._add(), self._rollouts.leave_seconds
         self._joining(other, patient=True)
 
         def settled() -> bool:
             if other.state in (State.HEALTHY, State.DEAD):
                 return True
-            return other not in self.slots  # too many, after all
+            return other not in self.replicas  # too many, after all
 
         with suppress(TimeoutError):
             async with asyncio.timeout(None if math.isinf(left) else left - limit), self.changed:
                 await self.changed.wait_for(settled)
-        if slot in self.slots and slot.state is not State.LEAVING:
-            await self._leave(slot, max(0.0, min(limit, ends - time.time() - ENDING_SECONDS)))
+        if replica in self.replicas and not replica.leaving:
+            await self._leave(replica, max(0.0, min(limit, ends - time.time() - ENDING_SECONDS)))
 
-    async def _begin(self, slot: Slot) -> None:
+    async def _begin(self, replica: Replica) -> None:
         """From nothing to STALE."""
-        slot.version, slot.place = None, None
+        replica.begin()
         options = {
             "num_cpus": self._rollouts.cpus,
             "num_gpus": self._rollouts.gpus,
-            "scheduling_strategy": PlacementGroupSchedulingStrategy(slot.group, 0),
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(replica.group, 0),
             "max_concurrency": 1000,
         }
-        slot.actor = ray.remote(Replica).options(**options).remote(self._model, **self._arguments)
+        replica.actor = (
+            ray.remote(ReplicaActor).options(**options).remote(self._model, **self._arguments)
+        )
         limit = self._rollouts.start_seconds
         try:
-            slot.place = await answered(slot.actor.start.remote(), limit)
+            replica.started(await answered(replica.actor.start.remote(), limit))
         except TimeoutError as error:
-            raise TimeoutError(f"{slot}: vLLM did not start within {limit:.0f} s") from error
-        if slot.state is State.STARTING:  # else it is to leave
-            slot.state = State.STALE
+            raise TimeoutError(f"{replica}: vLLM did not start within {limit:.0f} s") from error
 
-    async def _show(self, slot: Slot) -> None:
+    async def _show(self, replica: Replica) -> None:
         """Log what a replica that says nothing is doing, before it is ended."""
-        if slot.place is not None:
-            there = PlacementGroupSchedulingStrategy(slot.group, 0)
-            await log_stacks_at(str(slot), slot.place.pid, there)
+        if replica.location is not None:
+            there = PlacementGroupSchedulingStrategy(replica.group, 0)
+            await log_stacks_at(str(replica), replica.location.pid, there)
 
-    async def _restart(self, slot: Slot, *, silent: bool) -> None:
+    async def _restart(self, replica: Replica, *, silent: bool) -> None:
         """A new actor in the same place, brought to the current weights."""
         # Also where it said nothing: it may live, and what hangs be the engine below it.
-        await asyncio.gather(_closed(slot), *([self._show(slot)] if silent else []))
-        if slot.state is not State.STARTING:  # it is to leave
+        await asyncio.gather(_closed(replica), *([self._show(replica)] if silent else []))
+        if replica.state is not State.STARTING:  # it is to leave
             return
-        ray.kill(slot.actor)
+        ray.kill(replica.actor)
         try:
-            await self._begin(slot)
-            await self.bring(slot)
+            await self._begin(replica)
+            await self.refresh(replica)
         except FAULTS as error:
-            if slot.state is not State.LEAVING:
-                slot.state = State.STALE
-                self.died(slot, f"{slot} did not come back: {first_line(error)}")
+            if replica in self.replicas and not replica.leaving:
+                self._died(replica, f"{replica} did not come back: {first_line(error)}")
         await self.announce()
 
-    def _joining(self, slot: Slot, *, patient: bool) -> asyncio.Task[str]:
-        slot.joining = self.beside(self._join(slot, patient=patient))
-        return slot.joining
+    def _joining(self, replica: Replica, *, patient: bool) -> asyncio.Task[str]:
+        replica.joining = self.spawn(self._join(replica, patient=patient))
+        return replica.joining
 
-    async def _joined(self, slot: Slot) -> str:
-        joining = self._joining(slot, patient=False)
+    async def _joined(self, replica: Replica) -> str:
+        joining = self._joining(replica, patient=False)
         await asyncio.wait([joining])
-        return f"{slot} left before it had joined" if joining.cancelled() else joining.result()
+        return f"{replica} left before it had joined" if joining.cancelled() else joining.result()
 
-    async def _join(self, slot: Slot, *, patient: bool) -> str:
+    async def _join(self, replica: Replica, *, patient: bool) -> str:
         """A new replica, from its place to HEALTHY; why not, if it did not come so far.
 
         A `patient` one tries as long as the pool lives.
         """
         while True:
             try:
-                await self._placed(slot, patient=patient)
-                await self._begin(slot)
-                await self.bring(slot)
+                await self._placed(replica, patient=patient)
+                await self._begin(replica)
+                await self.refresh(replica)
                 break
             except (*FAULTS, ValueError, LookupError) as error:
-                problem = f"{slot} did not join: {first_line(error)}"
+                problem = f"{replica} did not join: {first_line(error)}"
                 log.warning("%s", problem)
-            if slot.state is State.LEAVING:  # who has it leave ends it
+            if replica.leaving:  # who has it leave ends it
                 return problem
-            slot.state, slot.why = State.STARTING, problem  # so that nobody brings it weights
-            await self._end(slot)
+            replica.start_anew(problem)
+            await self._end(replica)
             if not patient:
-                self._forget(slot)
+                self._forget(replica)
                 await self.announce()
                 return problem
-            slot.actor = None
+            replica.actor = None
             await asyncio.sleep(RETRY_SECONDS)
-            slot.group = reserve(self._rollouts)
-        if slot.state not in (State.HEALTHY, State.STALE):  # stale: there are no weights yet
-            return f"{slot} did not join at once, and is started again: {slot.why}"
+            replica.group = reserve(self._rollouts)
+        if not replica.live:  # stale: there are no weights yet
+            return f"{replica} did not join at once, and is started again: {replica.why}"
         self.counts["joined"] += 1
-        log.info("%s joined", slot)
+        log.info("%s joined", replica)
         return ""
 
-    async def _placed(self, slot: Slot, *, patient: bool) -> None:
+    async def _placed(self, replica: Replica, *, patient: bool) -> None:
         """Once it has its place, which a `patient` one waits for as long as the pool lives."""
         while True:
             try:
-                return await placed(slot, self._rollouts.start_seconds)
+                return await placed(replica, self._rollouts.start_seconds)
             except TimeoutError as error:
                 if not patient:
                     raise
                 log.warning("%s; the others go on without it", error)
 
-    async def _leave(self, slot: Slot, limit: float) -> str:
+    async def _leave(self, replica: Replica, limit: float) -> str:
         """No more prompts; its own are finished within `limit`, or given back when it ends."""
-        slot.state, slot.why = State.LEAVING, "it is to leave the pool"
+        replica.leave()
         await self.announce()
         if self._rollouts.transfer is Transfer.nccl:  # others take weights together with it
-            patience = limit if slot.going else max(limit, self._rollouts.load_seconds)
-            await self._reached(lambda: not slot.loading.locked(), patience)
-        if slot.joining is not None:
-            slot.joining.cancel()
-        if not await self._reached(lambda: not (slot.running or slot.loading.locked()), limit):
-            log.warning("%s leaves; %d prompts are tried elsewhere", slot, slot.running)
-        await self._end(slot)
-        self._forget(slot)
+            patience = limit if replica.draining else max(limit, self._rollouts.load_seconds)
+            await self.reached(lambda: not replica.loading.locked(), patience)
+        if replica.joining is not None:
+            replica.joining.cancel()
+        if not await self.reached(lambda: not (replica.running or replica.loading.locked()), limit):
+            log.warning("%s leaves; %d prompts are tried elsewhere", replica, replica.running)
+        await self._end(replica)
+        self._forget(replica)
         self.counts["left"] += 1
         await self.announce()
-        log.info("%s left", slot)
+        log.info("%s left", replica)
         return ""
 
-    async def _reached(self, state: Callable[[], bool], limit: float) -> bool:
-        """Whether the slots come to that state within `limit` seconds."""
+    async def reached(self, settled: Callable[[], bool], limit: float) -> bool:
+        """Whether the replicas come to that within `limit` seconds."""
         try:
             async with asyncio.timeout(limit), self.changed:
-                return await self.changed.wait_for(state)
+                return await self.changed.wait_for(settled)
         except TimeoutError:
             return False
 
-    async def _end(self, slot: Slot) -> None:
+    async def _end(self, replica: Replica) -> None:
         """End an actor, politely if it answers, and give its place back."""
         try:
-            if slot.actor is not None:
-                await _closed(slot)
-                ray.kill(slot.actor)
+            if replica.actor is not None:
+                await _closed(replica)
+                ray.kill(replica.actor)
         finally:
-            remove_placement_group(slot.group)
+            remove_placement_group(replica.group)
 
 
-async def _closed(slot: Slot) -> None:
+async def _closed(replica: Replica) -> None:
     """Its engine is ended, if it answers."""
     try:
-        await answered(slot.actor.close.remote(), CLOSE_SECONDS)
+        await answered(replica.actor.close.remote(), CLOSE_SECONDS)
     except FAULTS as error:
-        log.info("%s did not close by itself: %s", slot, first_line(error))
+        log.info("%s did not close by itself: %s", replica, first_line(error))
 
 
-def _worth(slot: Slot) -> tuple[bool, int, int]:
+def taken_away(error: RayError) -> bool:
+    """Whether the node went by notice, with all that was on it."""
+    return isinstance(error, RayActorError) and error.preempted
+
+
+def _worth(replica: Replica) -> tuple[bool, int, int]:
     """Who leaves first: one that does not serve, then the one with the fewest prompts."""
-    return slot.state is State.HEALTHY, slot.running, -slot.index
+    return replica.state is State.HEALTHY, replica.running, -replica.index

@@ -32,8 +32,8 @@ from o3rl.weights.manifest import Manifest, WeightSource
 
 log = logging.getLogger(__name__)
 
-_PREFIX = "o3rl-weights-"
-_MADE = "made"  # its file says that a folder is whole
+PREFIX = "o3rl-weights-"
+MADE = "made"  # its file says that a folder is whole
 _LOOK_SECONDS = 0.05  # between two looks at a folder that another replica is making
 _UNLOCKED_SECONDS = 60.0  # a folder without a lock and younger than this is being made
 
@@ -127,7 +127,7 @@ class Stage:
                     fetched += self._make(source, manifest, folder)
                 # From one lock to the other there is a moment without, in which a sweep may come.
                 ours = _locked(lock, fcntl.LOCK_SH) and _is_ours(folder, lock)
-                if ours and (folder / _MADE).exists():
+                if ours and (folder / MADE).exists():
                     return hold, fetched
             except BaseException:
                 hold.end()
@@ -143,7 +143,7 @@ class Stage:
     def _make(self, source: WeightSource, manifest: Manifest, folder: Path) -> int:
         """Write the files that are not there yet; returns the bytes fetched."""
         total = 0
-        if not (folder / _MADE).exists():
+        if not (folder / MADE).exists():
             for left in folder.glob("*.[0-9]*"):  # by who was killed as it wrote
                 left.unlink()
             for bucket in manifest.buckets:
@@ -160,7 +160,7 @@ class Stage:
                 aside.replace(_path(folder, bucket))
                 total += fetched
             self._refuse_closed(manifest)
-            (folder / _MADE).touch()
+            (folder / MADE).touch()
         return total
 
     def _patched(
@@ -188,7 +188,7 @@ class Stage:
 def _name(manifest: Manifest) -> str:
     """By who may read it, what is in it, and how it is cut."""
     cut = digest_of(str([(b.index, b.size) for b in manifest.buckets]).encode())
-    return f"{_PREFIX}{os.getuid()}-{manifest.digest}-{cut}"
+    return f"{PREFIX}{os.getuid()}-{manifest.digest}-{cut}"
 
 
 def _path(folder: Path, bucket: Bucket) -> Path:
@@ -201,7 +201,7 @@ def _place(name: str, size: int) -> Path:
     for root in roots:
         _sweep(root)
     for root in roots:
-        if (root / name / _MADE).exists():
+        if (root / name / MADE).exists():
             return root / name
     memory, disk = roots
     in_memory = memory.is_dir() and shutil.disk_usage(memory).free > 1.1 * size
@@ -214,7 +214,7 @@ def _apart(folder: Path) -> Path:
 
 
 def _sweep(root: Path) -> None:
-    for folder in root.glob(f"{_PREFIX}*"):
+    for folder in root.glob(f"{PREFIX}*"):
         with suppress(FileNotFoundError, PermissionError):  # another sweeper's, or another user's
             _remove_unheld(folder)
 

@@ -15,9 +15,9 @@ from time import perf_counter, process_time
 
 from o3rl.config import LoopConfig
 from o3rl.data.row_order import RowOrder
-from o3rl.loop.loop import Loop, Sampler
+from o3rl.loop.loop import Loop
 from o3rl.loop.prompt_source import PromptSource
-from o3rl.loop.roles import Learner, Media, Scorers
+from o3rl.loop.roles import Learner, Media, Sampler, Scorers, WeightTransfer
 from o3rl.persistence.ledger import Ledger
 from o3rl.types import (
     FinishReason,
@@ -86,10 +86,12 @@ class FakePool:
         self.ends[replica].append(perf_counter())
         return group
 
-    async def load(self, version: Version) -> Mapping[str, float]:
+    async def hand_over(
+        self, version: Version
+    ) -> tuple[Mapping[str, float], Awaitable[Mapping[str, float]]]:
         """Nothing has to be loaded."""
         self._version = version
-        return {}
+        return {}, asyncio.sleep(0, {})
 
 
 class Sleepers:
@@ -132,10 +134,6 @@ class _Learner:
         await asyncio.sleep(self._seconds)
         return {}
 
-    async def publish(self, version: Version) -> Mapping[str, float]:
-        del version
-        return {}
-
 
 class Steps:
     """An observer that keeps the seconds of each step."""
@@ -160,12 +158,21 @@ def make_loop(
     sampler: Sampler,
     scorers: Scorers,
     learner: Learner,
+    weights: WeightTransfer,
 ) -> tuple[Loop, Steps]:
     """The real loop on these services, and what keeps the time of its steps."""
     ledger, planned = Ledger(), steps * settings.groups
     order = RowOrder([row.task for row in rows], 0)
     source = PromptSource(rows, order, media, ledger, planned=planned, ahead=settings.groups)
-    loop = Loop(settings, source, ledger, sampler=sampler, scorers=scorers, learner=learner)
+    loop = Loop(
+        settings,
+        source,
+        ledger,
+        sampler=sampler,
+        scorers=scorers,
+        learner=learner,
+        weights=weights,
+    )
     watched = Steps()
     loop.observe(watched)
     return loop, watched
@@ -187,6 +194,7 @@ def fake_loop(
         sampler=sampler,
         scorers=_Scorers(),
         learner=_Learner(learn_seconds),
+        weights=sampler,
     )
 
 

@@ -18,7 +18,7 @@ from time import perf_counter
 
 from cluster.bench.loop_on_fakes import WARM_STEPS, Overlap, make_loop
 from cluster.services.session import ray_session
-from cluster.services.wiring import Learning, Sampling, services
+from cluster.services.wiring import services
 from learners.rank.settings import Optimisation
 from o3rl import config
 from o3rl.config.shipped import load_named, model_path, of_model
@@ -79,21 +79,28 @@ async def _measured(
         media, store = start.media(), start.store()
         pool = start.rollouts(media.media, store)
         optimisation = Optimisation.of_learning(run.learning, batches=steps)
-        group = start.learner(media.media, store, optimisation=optimisation)
+        learner = start.learner(media.media, store, optimisation=optimisation)
         scorers = start.scorers()
-        await asyncio.gather(pool.start(), group.start(), scorers.start())
-        for place in pool.places:
-            assert place is not None
-            bind(place.pid, cores[0])
-        for pid in await group.pids():
+        await asyncio.gather(pool.fleet.start(), learner.start(), scorers.start())
+        for replica in pool.fleet.replicas:
+            assert replica.location is not None
+            bind(replica.location.pid, cores[0])
+        for pid in await learner.pids():
             bind(pid, cores[1])
-        sampler, learner = Sampling(pool), Learning(group)
+        weights = start.transfer(pool, learner)
         rows = read_rows(folder / "rows")
 
         async def timed(learns: LoopLearner, incarnation: int) -> list[float]:
             """Seconds of each step."""
             loop, watched = make_loop(
-                run.loop, rows, media, steps=steps, sampler=sampler, scorers=scorers, learner=learns
+                run.loop,
+                rows,
+                media,
+                steps=steps,
+                sampler=pool,
+                scorers=scorers,
+                learner=learns,
+                weights=weights,
             )
             loop.restore({"step": 0, "incarnation": incarnation, "n": 0, "set_aside": 0})
             await loop.run(steps)
@@ -101,7 +108,7 @@ async def _measured(
 
         rollout, learn, step = list[float](), list[float](), list[float]()
         for turn in range(TURNS):
-            idle = Idle(learner)
+            idle = Idle()
             rollout += await timed(idle, 3 * turn)
             alone = list[float]()
             for n, batch in enumerate(idle.batches[:-LAST_STEPS]):
@@ -115,22 +122,17 @@ async def _measured(
 
 
 class Idle:
-    """A learner that takes batches, and no time; the same weights are handed over each step."""
+    """A learner that takes batches, and no time."""
 
     failures = ()
 
-    def __init__(self, learner: Learning):
+    def __init__(self) -> None:
         self.batches: list[Sequence[ScoredGroup]] = []
-        self._learner = learner
 
     async def update(self, groups: Sequence[ScoredGroup]) -> dict[str, float]:
         """Keep them."""
         self.batches.append(groups)
         return {}
-
-    async def publish(self, version: Version) -> dict[str, float]:
-        """As the learner does."""
-        return await self._learner.publish(version)
 
 
 def bind(pid: int, core: int) -> None:

@@ -109,7 +109,7 @@ async def measured(
             with ray_session(ClusterConfig(cpus=1)):
                 for kind in Publish:
                     worker = _worker(policy, prompts, publish=kind, rate=rate)
-                    found[kind.value] = await _way(engine, worker, groups, folder / kind.value)
+                    found[kind.value] = await _way(engine, worker, groups)
                     sums.append(await engine.checksums())
         worker.close()
     finally:
@@ -128,11 +128,9 @@ def _worker(policy: ModelConfig, prompts: Prompts, *, publish: Publish, rate: fl
     return RankWorker(alone(policy, learning), frames.__getitem__)
 
 
-async def _way(
-    engine: Engine, worker: RankWorker, groups: list[Group], mirror: Path
-) -> list[Measured]:
+async def _way(engine: Engine, worker: RankWorker, groups: list[Group]) -> list[Measured]:
     """All steps by one way; what the weights were before is sent and taken first, uncounted."""
-    store = start_store(mirror, seconds=STORE_SECONDS)
+    store = start_store(seconds=STORE_SECONDS)
     assert engine.version is not None
     incarnation = engine.version.incarnation + 1
     found = []

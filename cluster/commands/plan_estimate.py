@@ -227,7 +227,6 @@ def _others(
         yield Amount("published weights", "a node with replicas, host", published, last)
     if run.rollouts.transfer is Transfer.object_store:
         yield Amount("published weights", "object store", VERSIONS * published, "3 versions · b·Ψ")
-        yield Amount("published weights", "disk", VERSIONS * published, "3 versions · b·Ψ")
     else:
         formula = "3 buffers of 256 MiB, or of the largest parameter"
         for where in ("learner rank", "rollout replica"):

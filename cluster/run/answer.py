@@ -67,7 +67,7 @@ def _config(options: argparse.Namespace) -> RunConfig:
 
 async def answer(config: RunConfig, row: Row, folder: Path, *, convention: BoxConvention) -> Any:
     """A page entry with the answer, or a Failure; in a started Ray session."""
-    from cluster.services.wiring import Sampling, services
+    from cluster.services.wiring import services
     from o3rl.evaluation.evidence import Entry
 
     async with services(config, folder) as start:
@@ -77,10 +77,10 @@ async def answer(config: RunConfig, row: Row, folder: Path, *, convention: BoxCo
             return prepared
         plan, key = prepared
         pool = start.rollouts(media.media, None)
-        await pool.start()
-        await pool.adopt(Version(0, 0))
+        await pool.fleet.start()
+        await pool.weights.adopt(Version(0, 0))
         prompt = Prompt(0, row, plan, key, progress=1.0)
-        group = await Sampling(pool).answer(prompt, samples=1, temperature=0.0)
+        group = await pool.sample_group(prompt, n=1, temperature=0.0)
         if isinstance(group, Failure):
             return group
         text = group.rollouts_G[0].text

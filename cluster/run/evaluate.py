@@ -84,7 +84,7 @@ async def evaluate(
 
     Writes NAME.json (numbers), NAME-greedy.jsonl and NAME-sampled.jsonl (responses), NAME.html.
     """
-    from cluster.services.wiring import Sampling, model_type, services
+    from cluster.services.wiring import model_type, services
     from o3rl.concurrency import gather_first_error
     from o3rl.evaluation.evaluator import Evaluator
 
@@ -96,17 +96,17 @@ async def evaluate(
     found: dict[str, Evaluated] = {}
     async with services(of_model(config, path), folder) as start:
         media, scorers = start.media(), start.scorers()
-        store = start.store(kept=False) if len(models) > 1 else None
+        store = start.store() if len(models) > 1 else None
         pool = start.rollouts(media.media, store)
-        await gather_first_error([pool.start(), scorers.start()])
-        evaluator = Evaluator(media, Sampling(pool), scorers)
+        await gather_first_error([pool.fleet.start(), scorers.start()])
+        evaluator = Evaluator(media, pool, scorers)
         for number, (name, path) in enumerate(models.items()):
             version = Version(0, number)
             if store is None:
-                await pool.adopt(version)
+                await pool.weights.adopt(version)
             else:
                 await asyncio.to_thread(publish_folder, path, store, version)
-                await pool.load(version)
+                await pool.weights.load(version)
             found[name] = await _evaluate_one(
                 config, evaluator, rows, name=name, folder=folder, convention=convention
             )

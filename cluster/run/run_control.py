@@ -47,7 +47,7 @@ class Status:
     step_seconds: float = 0.0  # of a step, over the latest ones
     tokens_per_second: float = 0.0
     eta_seconds: float = 0.0
-    replicas: Sequence[Mapping[str, Any]] = ()  # see `RolloutPool.describe`
+    replicas: Sequence[Mapping[str, Any]] = ()  # see `Replica.describe`
     loop: Mapping[str, int | str] = field(default_factory=dict)  # see `Loop.status`
     mlflow_run: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)  # of the last step

@@ -19,13 +19,14 @@ from o3rl.persistence.checkpoints import LEDGER, Checkpoint, Checkpoints, state_
 from o3rl.types import Row, ScoredGroup
 
 if TYPE_CHECKING:  # a wrong configuration is told before any of these is imported
+    from actors.pool.rollout_pool import RolloutPool
     from cluster.services.media import AsyncMedia
-    from cluster.services.wiring import Learning, Sampling, Services
+    from cluster.services.wiring import Services
     from learners.group.learner_group import LearnerGroup
     from o3rl.data.row_order import RowOrder
     from o3rl.loop.loop import Loop
     from o3rl.loop.prompt_source import PromptSource
-    from o3rl.loop.roles import Observer
+    from o3rl.loop.roles import Observer, WeightTransfer
     from o3rl.observers import Checkpointing, Validation
     from o3rl.persistence.ledger import Ledger
     from o3rl.tracking.tracker import Tracker
@@ -97,8 +98,9 @@ async def train(
             for part, name in ((loop, "loop"), (parts.admission, "admission"), (tally, "tally")):
                 if name in state:
                     part.restore(part.state() | state[name])
-            pool = parts.sampler.pool
-            control.started(Running(loop, pool, checkpoints.save, lambda: tracker.run_id))
+            control.started(
+                Running(loop, parts.pool.fleet, checkpoints.save, lambda: tracker.run_id)
+            )
             try:
                 await loop.run(steps)
             except BaseException:
@@ -116,7 +118,7 @@ async def train(
                 model = (await checkpoints.save(loop.step)).path / "model"
             else:
                 model = folder / "model"
-                await parts.group.export(model)
+                await parts.learner.export(model)
             tracker.artifact(folder / LEDGER, "")
         if config.tracking.model and not stopped:
             tracker.artifact(model, "model")
@@ -141,10 +143,10 @@ class Parts:
     """What the loop of a run is wired from."""
 
     media: "AsyncMedia"
-    sampler: "Sampling"
+    pool: "RolloutPool"
     scorers: "ScorerPool"
-    learner: "Learning"
-    group: "LearnerGroup"
+    learner: "LearnerGroup"
+    weights: "WeightTransfer"
     admission: "PromptSource"
     ledger: "Ledger"
     first: Sequence["Observer"]  # told of a step before tracking is
@@ -160,7 +162,6 @@ async def _start(
     checkpoint: Checkpoint | None,
     fence: Callable[[], None],
 ) -> Parts:
-    from cluster.services.wiring import Sampling
     from learners.rank.settings import Optimisation
     from o3rl.concurrency import gather_first_error
     from o3rl.loop.prompt_source import PromptSource, longer_than
@@ -172,19 +173,19 @@ async def _start(
     store = start.store() if stored else None
     pool = start.rollouts(media.media, store)
     optimisation = Optimisation.of_learning(config.learning, batches=steps)
-    group = start.learner(media.media, store, optimisation=optimisation)
+    learner = start.learner(media.media, store, optimisation=optimisation, pool=pool)
     scorers = start.scorers()
     by_turns = config.rollouts.placement is Placement.colocated
     if by_turns:  # vLLM measures the GPU's free memory as it starts: nobody else may take of it
-        await pool.start()
-        await gather_first_error([group.start(), scorers.start()])
+        await pool.fleet.start()
+        await gather_first_error([learner.start(), scorers.start()])
     else:
         # The learner asks for room first: of the replicas a part may join later.
-        await gather_first_error([group.start(), scorers.start(), pool.start()])
+        await gather_first_error([learner.start(), scorers.start(), pool.fleet.start()])
     ledger = Ledger()
     if checkpoint is not None:
         ledger = Ledger.read(checkpoint.ledger)
-        await group.restore(checkpoint.learner)
+        await learner.restore(checkpoint.learner)
     admission = PromptSource(
         rows,
         order,
@@ -197,8 +198,8 @@ async def _start(
         ),
     )
     first = (Fence(fence), start.membership(pool))
-    learning = start.learning(pool, group)
-    return Parts(media, Sampling(pool), scorers, learning, group, admission, ledger, first)
+    weights = start.transfer(pool, learner)
+    return Parts(media, pool, scorers, learner, weights, admission, ledger, first)
 
 
 def _loop(
@@ -223,9 +224,10 @@ def _loop(
         config.loop,
         parts.admission,
         parts.ledger,
-        sampler=parts.sampler,
+        sampler=parts.pool,
         scorers=parts.scorers,
         learner=parts.learner,
+        weights=parts.weights,
         shuffle=permuted if config.learning.permute_advantages else list,
     )
     for observer in (*parts.first, tally):
@@ -282,7 +284,7 @@ def _validation(config: RunConfig, parts: Parts, rows: Sequence[Row], best: Path
     from o3rl.observers import Validation
 
     return Validation(
-        Evaluator(parts.media, parts.sampler, parts.scorers),
+        Evaluator(parts.media, parts.pool, parts.scorers),
         spread(rows, config.data.validation_rows),
         parts.learner,
         every=config.loop.validate_every,

@@ -44,7 +44,7 @@ class Membership:
             self._scaling = asyncio.create_task(self._scale(wanted))
 
     async def _scale(self, wanted: int) -> None:
-        problems = await self._pool.scale(wanted)
+        problems = await self._pool.fleet.scale(wanted)
         if problems and self._policy is not None:
             self._policy.refused()
 

@@ -7,96 +7,23 @@ Handles are wired here and nowhere else; what uses them sees the protocols of `o
 """
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from actors.pool.rollout_pool import RolloutPool
 from cluster.services.autoscaler import Membership
-from cluster.services.device_broadcast import HandOver
 from cluster.services.media import AsyncMedia, Media, start_media
 from cluster.services.weight_store import WeightStore, start_store
+from cluster.services.weight_transfer import DeviceTransfer, StoreTransfer
 from learners.group.learner_group import LearnerGroup
 from learners.model.architecture import config_of
 from learners.rank.settings import LearnerSettings, Optimisation
 from o3rl.code_digest import source_digest
 from o3rl.config import Placement, RunConfig, Transfer
 from o3rl.text.boxes import BoxConvention, convention_of
-from o3rl.types import Failure, Group, Prompt, ScoredGroup, Version
 from rewards.pool import ScorerPool
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """The rollout pool as loop and evaluation use it."""
-
-    pool: RolloutPool
-
-    async def sample(self, prompt: Prompt) -> Group | Failure:
-        """A group for training."""
-        return await self.pool.sample(prompt)
-
-    async def answer(self, prompt: Prompt, *, samples: int, temperature: float) -> Group | Failure:
-        """Answers outside training."""
-        return await self.pool.evaluate(prompt, temperature=temperature, n=samples)
-
-    async def load(self, version: Version) -> dict[str, float]:
-        """Every replica takes `version`; the slowest one's seconds are reported."""
-        reports = await self.pool.load(version)
-        if not reports:  # all hold it already
-            return {}
-        return {
-            "sync/fetch_seconds": max(report.seconds_fetch for report in reports),
-            "sync/stall_seconds": max(report.seconds_stalled for report in reports),
-            "sync/fetched_bytes": float(sum(report.fetched for report in reports)),
-            "sync/replicas": len(reports),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Learning:
-    """The learner group as the loop uses it.
-
-    `sharer` has its GPU by turns with it; `direct` takes its weights while it publishes them.
-    """
-
-    group: LearnerGroup
-    sharer: RolloutPool | None = None
-    direct: Sampling | None = None
-
-    @property
-    def failures(self) -> tuple[Failure, ...]:
-        """What the latest update refused to train."""
-        return self.group.failures
-
-    async def update(self, groups: Sequence[ScoredGroup]) -> dict[str, float]:
-        """Learn from one batch."""
-        if self.sharer is not None:
-            await self.sharer.sleep()
-        return await self.group.update(groups)
-
-    async def publish(self, version: Version) -> dict[str, float]:
-        """Make the weights available as `version`, or have the replicas take them."""
-        if self.direct is None:
-            return await self.group.publish(version)
-        started = time.monotonic()
-        self.group.name(version)
-        metrics = await self.direct.load(version)
-        if metrics:  # every one may have died of it, and come back since
-            size = metrics["sync/fetched_bytes"] / metrics["sync/replicas"]
-            metrics |= {"sync/bytes": size, "sync/sent_bytes": size}
-        return metrics | {"sync/publish_seconds": time.monotonic() - started}
-
-    async def save(self, folder: Path) -> None:
-        """State to go on from."""
-        await self.group.save(folder)
-
-    async def export(self, folder: Path) -> None:
-        """A Hugging Face folder."""
-        await self.group.export(folder)
 
 
 def box_convention(path: str) -> BoxConvention:
@@ -128,13 +55,9 @@ class Services:
         self._stack.push_async_callback(asyncio.to_thread, handle.close)
         return AsyncMedia(handle, attempts=self._run.loop.max_attempts)
 
-    def store(self, *, kept: bool = True) -> WeightStore:
-        """The weight store; its mirror is `kept` for the next start, or ends with the block."""
-        mirror = self._folder / "weights"
-        if not kept:
-            passing = TemporaryDirectory(prefix="weights-", dir=self._folder)
-            mirror = Path(self._stack.enter_context(passing))
-        store = start_store(mirror, seconds=self._run.cluster.service_seconds)
+    def store(self) -> WeightStore:
+        """The weight store."""
+        store = start_store(seconds=self._run.cluster.service_seconds)
         self._stack.push_async_callback(asyncio.to_thread, store.close)
         return store
 
@@ -165,17 +88,15 @@ class Services:
             source=store,
             seed=self._run.seed,
         )
-        self._stack.push_async_callback(pool.close)
+        self._stack.push_async_callback(pool.fleet.close)
         return pool
 
-    def learning(self, pool: RolloutPool, group: LearnerGroup) -> Learning:
-        """The learner group beside a pool: they may share a GPU, and weights go as configured."""
+    def transfer(self, pool: RolloutPool, group: LearnerGroup) -> StoreTransfer | DeviceTransfer:
+        """The way of the weights from the learner to the pool, as configured."""
         rollouts = self._run.rollouts
-        sharer = pool if rollouts.placement is Placement.colocated else None
         if rollouts.transfer is Transfer.object_store:
-            return Learning(group, sharer)
-        pool.giver = HandOver(group, rollouts)
-        return Learning(group, sharer, Sampling(pool))
+            return StoreTransfer(group, pool.weights)
+        return DeviceTransfer(group, pool.weights, rollouts)
 
     def membership(self, pool: RolloutPool) -> Membership:
         """Who keeps the pool as large as it should be; it ends before the pool does."""
@@ -184,18 +105,30 @@ class Services:
         return membership
 
     def learner(
-        self, media: Media, store: WeightStore | None, *, optimisation: Optimisation
+        self,
+        media: Media,
+        store: WeightStore | None,
+        *,
+        optimisation: Optimisation,
+        pool: RolloutPool | None = None,
     ) -> LearnerGroup:
-        """The learner group, to be started."""
+        """The learner group, to be started; a `pool` that shares its GPU sleeps as it learns."""
+        colocated = self._run.rollouts.placement is Placement.colocated
         settings = LearnerSettings(
             model=self._run.model,
             learning=self._run.learning,
             optimisation=optimisation,
             seed=self._run.seed,
             on_gpu=self._run.cluster.gpus_per_rank > 0,
-            shares_gpu=self._run.rollouts.placement is Placement.colocated,
+            shares_gpu=colocated,
         )
-        group = LearnerGroup(settings, self._run.cluster, fetch=media.frames, sink=store)
+        group = LearnerGroup(
+            settings,
+            self._run.cluster,
+            fetch=media.frames,
+            sink=store,
+            make_room=pool.weights.sleep if pool and colocated else None,
+        )
         self._stack.push_async_callback(group.close)
         return group
 

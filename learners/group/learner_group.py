@@ -22,7 +22,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,7 @@ class LearnerGroup:
     """The ranks as one learner. Use it from one event loop; calls are taken one after the other.
 
     `fetch` gives frames by media key and is sent to the ranks; `sink` takes published weights.
+    `make_room` is awaited before a batch: who else is on the GPUs leaves them.
     `failures` are what the latest update or SFT step refused to train, to be reported.
     """
 
@@ -114,12 +115,14 @@ class LearnerGroup:
         *,
         fetch: Fetch,
         sink: WeightSink | None = None,
+        make_room: Callable[[], Awaitable[None]] | None = None,
     ):
         self.failures: tuple[Failure, ...] = ()
         self._settings = settings
         self._cluster = cluster
         self._fetch = fetch
         self._sink = sink
+        self._make_room = make_room
         self._version: Version | None = None  # what the weights are; None once they are trained on
         self._turn = asyncio.Lock()
         self._flops: Flops | None = None
@@ -153,6 +156,8 @@ class LearnerGroup:
 
     async def update(self, groups: Sequence[ScoredGroup]) -> dict[str, float]:
         """Train one batch, cut into mini-batches in its order; returns metrics over all ranks."""
+        if self._make_room is not None:
+            await self._make_room()
         count = len(self._ranks)
         flops = await self._costs()
         by_mini_batch = [
@@ -171,11 +176,18 @@ class LearnerGroup:
 
     async def publish(self, version: Version) -> dict[str, float]:
         """Make the weights available as `version`; returns seconds, bytes, what changed."""
+        self.name(version)
+        return await self.publish_again(version)
+
+    async def publish_again(self, version: Version) -> dict[str, float]:
+        """`publish` what the store has lost. Raises TrainedOn if the weights are another's now."""
         if self._sink is None:
             raise ValueError("this learner was started without a weight store; nothing to publish")
         started = time.monotonic()
-        published, *_ = await self._call("publish", version, self._sink)
-        self._version = version
+        async with self._turn:
+            self._hold(version)
+            calls = [rank.call.remote("publish", version, self._sink) for rank in self._ranks]
+            published, *_ = await self._answers(calls, "publish")
         metrics = {
             "sync/publish_seconds": time.monotonic() - started,
             "sync/bytes": float(published.manifest.size),
@@ -195,8 +207,7 @@ class LearnerGroup:
         Raises TrainedOn if the weights are no longer `version`; what a receiver raises.
         """
         async with self._turn:
-            if self._version != version:
-                raise TrainedOn(f"version {version} is not held: the learner has trained on")
+            self._hold(version)
             [place] = await self._answers([self._ranks[0].address.remote()], "address")
             calls = [rank.call.remote("send", version, receivers, place) for rank in self._ranks]
             try:
@@ -206,6 +217,10 @@ class LearnerGroup:
                     raise LearnerLost(f"learner send: a rank left the others: {error}") from error
                 raise
         return reports
+
+    def _hold(self, version: Version) -> None:
+        if self._version != version:
+            raise TrainedOn(f"version {version} is not held: the learner has trained on")
 
     async def save(self, folder: Path) -> None:
         """Write the learner's state, whole when this returns. Raises OSError as the disk does."""

@@ -99,9 +99,9 @@ class Evaluator:
             prompt.group, None, "it was not asked", FailureKind.SERVICE
         )
         for attempt in range(ATTEMPTS):
-            group = await self.answerer.answer(
+            group = await self.answerer.sample_group(
                 replace(prompt, attempt=attempt),
-                samples=decoding.samples,
+                n=decoding.samples,
                 temperature=decoding.temperature,
             )
             if isinstance(group, Group) or group.final:

@@ -1,6 +1,6 @@
 """The training loop: sample, score, learn, hand over the weights; again.
 
-    stream ─► batch ─► learner.update ─► publish ─► sampler.load ─► observers
+    stream ─► batch ─► learner.update ─► weights.hand_over ─► observers
       ▲ rolls on meanwhile, within the staleness window    │
       └────────────────────── new version ◄────────────────┘
 
@@ -13,24 +13,14 @@ none of the calls below waits for ever.
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 from o3rl import config
 from o3rl.loop.dispatcher import Dispatcher
 from o3rl.loop.prompt_source import PromptSource
-from o3rl.loop.roles import Learner, Observer, Scorers
-from o3rl.loop.roles import Sampler as GroupSampler
+from o3rl.loop.roles import Learner, Observer, Sampler, Scorers, WeightTransfer
 from o3rl.loop.step_metrics import batch_metrics, timed
 from o3rl.persistence.ledger import TRAINED, Ledger
 from o3rl.types import ScoredGroup, Version
-
-
-class Sampler(GroupSampler, Protocol):
-    """The rollout pool."""
-
-    async def load(self, version: Version) -> Mapping[str, float]:
-        """Every replica takes the published weights; returns seconds and bytes."""
-        ...
 
 
 class Loop:
@@ -45,6 +35,7 @@ class Loop:
         sampler: Sampler,
         scorers: Scorers,
         learner: Learner,
+        weights: WeightTransfer,
         shuffle: Callable[[list[ScoredGroup]], list[ScoredGroup]] = list,
     ):
         self.version = Version(0, 0)
@@ -52,12 +43,12 @@ class Loop:
         self._settings = settings
         self._admission = admission
         self._ledger = ledger
-        self._sampler = sampler
         self._learner = learner
+        self._weights = weights
         self._observers: list[Observer] = []
         self._shuffle = shuffle
         self._stream = Dispatcher(settings, admission, ledger, sampler=sampler, scorers=scorers)
-        self._loads: list[asyncio.Task[Mapping[str, float]]] = []
+        self._loads: list[asyncio.Future[Mapping[str, float]]] = []
         self._stopping = False
 
     @property
@@ -155,16 +146,14 @@ class Loop:
             self._stream.fill((steps - self.step) * self._settings.groups)
 
     async def _hand_over(self, metrics: dict[str, float]) -> None:
-        """Publish the weights and have them loaded: now, or while other things go on."""
+        """Have the sampler take the weights: now, or while other things go on."""
         with timed("seconds/sync", metrics):
             self._stream.expect(self.version)
-            metrics |= await self._learner.publish(self.version)
-            self._loads.append(asyncio.create_task(self._load(self.version)))
+            taken, loading = await self._weights.hand_over(self.version)
+            self._stream.serve(self.version)
+            metrics |= taken
+            self._loads.append(asyncio.ensure_future(loading))
             await self._loaded(metrics, whole=self._settings.max_staleness == 0)
-
-    async def _load(self, version: Version) -> Mapping[str, float]:
-        self._stream.serve(version)  # at one moment with the sampler: what starts later is newer
-        return await self._sampler.load(version)
 
     async def _loaded(self, metrics: dict[str, float], *, whole: bool) -> None:
         """Take what finished hand-overs report; wait for all of them if `whole`."""

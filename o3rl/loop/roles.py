@@ -1,6 +1,6 @@
 """Who a run is made of, as the loop knows them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Protocol
 
 from o3rl.types import Failure, FramePlan, Group, Prompt, Reward, Row, ScoredGroup, Version
@@ -39,8 +39,18 @@ class Learner(Protocol):
         """Learn from one batch, in mini-batches; returns metrics."""
         ...
 
-    async def publish(self, version: Version) -> Mapping[str, float]:
-        """Make the weights available as `version`; returns seconds and bytes."""
+
+class WeightTransfer(Protocol):
+    """The way of the weights from the learner to the sampler."""
+
+    async def hand_over(
+        self, version: Version
+    ) -> tuple[Mapping[str, float], Awaitable[Mapping[str, float]]]:
+        """Bring the learner's weights to the sampler as `version`.
+
+        Returns when the learner may train on, and nothing starts on older weights: seconds and
+        bytes, and what gives those of the sampler once it serves the version.
+        """
         ...
 
 
@@ -65,6 +75,6 @@ class Media(Protocol):
 class Answerer(Protocol):
     """Samples answers outside training."""
 
-    async def answer(self, prompt: Prompt, *, samples: int, temperature: float) -> Group | Failure:
-        """`samples` responses at `temperature` (0: greedy, one)."""
+    async def sample_group(self, prompt: Prompt, *, n: int, temperature: float) -> Group | Failure:
+        """`n` responses at `temperature` (0: greedy, one)."""
         ...

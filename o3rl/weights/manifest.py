@@ -131,7 +131,7 @@ class WeightSink(Protocol):
         ...
 
     def commit(self, manifest: Manifest) -> None:
-        """Make the version readable. Raises ValueError if a bucket of it was not put."""
+        """Make the version readable. Raises LookupError if a bucket of it was not put."""
         ...
 
 

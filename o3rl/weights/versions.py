@@ -44,8 +44,8 @@ class RetainedVersions(Generic[Payload]):
     def commit(self, manifest: Manifest) -> tuple[Version, ...]:
         """Make a version readable; returns the versions that made room for it.
 
-        A repeat changes nothing. Raises ValueError if its buckets are not those that were put, or
-        if another manifest as new is held.
+        A repeat changes nothing. Raises LookupError if its buckets are not those that were put,
+        ValueError if another manifest as new is held.
         """
         if manifest.version in self._held and self._held[manifest.version][0] == manifest:
             return ()
@@ -53,7 +53,7 @@ class RetainedVersions(Generic[Payload]):
         put = self._open.get(manifest.version, {})
         for bucket in manifest.buckets:
             if bucket.index not in put or put[bucket.index][0] != bucket:
-                raise ValueError(
+                raise LookupError(
                     f"version {manifest.version}: bucket {bucket.index} of the manifest was not put"
                 )
         payloads = tuple(put[bucket.index][1] for bucket in manifest.buckets)
@@ -103,31 +103,31 @@ class MemoryWeights:
     """Sink and source in one process, every payload checked as it is put."""
 
     def __init__(self, *, keep: int = 2):
-        self._shelf: RetainedVersions[bytes] = RetainedVersions(keep)
+        self._retained: RetainedVersions[bytes] = RetainedVersions(keep)
 
     def put(self, version: Version, bucket: Bucket, payload: bytes) -> None:
         """Take one bucket. Raises ValueError naming a tensor that differs from its entry."""
         verify(bucket, payload)
-        self._shelf.put(version, bucket, payload)
+        self._retained.put(version, bucket, payload)
 
     def put_patch(self, version: Version, bucket: Bucket, base: Version, patch: bytes) -> None:
         """Take one bucket as what changed. Raises as `WeightSink` says."""
-        payload = patched(self._shelf.payload(base, bucket.index), patch)
+        payload = patched(self._retained.payload(base, bucket.index), patch)
         self.put(version, bucket, bytes(payload))
-        self._shelf.note_patch(version, bucket.index, base, patch)
+        self._retained.note_patch(version, bucket.index, base, patch)
 
     def commit(self, manifest: Manifest) -> None:
         """Make the version readable."""
-        self._shelf.commit(manifest)
+        self._retained.commit(manifest)
 
     def manifest(self, version: Version | None = None) -> Manifest:
         """Of `version` or the newest."""
-        return self._shelf.manifest(version)
+        return self._retained.manifest(version)
 
     def payload(self, version: Version, index: int) -> bytes:
         """Safetensors bytes of one bucket."""
-        return self._shelf.payload(version, index)
+        return self._retained.payload(version, index)
 
     def patch(self, version: Version, index: int) -> tuple[Version, bytes] | None:
         """What changed in one bucket, and since when."""
-        return self._shelf.patch(version, index)
+        return self._retained.patch(version, index)

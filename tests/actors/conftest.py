@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 
+from actors.pool.replica_state import State
+from actors.pool.rollout_pool import RolloutPool
 from o3rl.config import ModelConfig, PromptStyle, RolloutsConfig, SamplingConfig
 from o3rl.types import FramePlan, Group, Prompt, Row, Task, Truth, Version
 from o3rl.weights.buckets import RawTensor, unpack
@@ -34,6 +36,16 @@ ROLLOUTS = RolloutsConfig(
 
 def model(folder: Path) -> ModelConfig:
     return ModelConfig(path=str(folder), dtype="float32", prompt_style=PromptStyle.brief)
+
+
+def states(pool: RolloutPool) -> tuple[State, ...]:
+    """Of each replica."""
+    return tuple(replica.state for replica in pool.fleet.replicas)
+
+
+def locations(pool: RolloutPool) -> tuple[Any, ...]:
+    """Of each replica; None while it has not started."""
+    return tuple(replica.location for replica in pool.fleet.replicas)
 
 
 def prompt(group: int, *, question: str = "Where is the red circle?") -> Prompt:

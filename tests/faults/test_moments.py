@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from cluster.services.weight_store import MANIFEST
+from actors.weights.node_cache import MADE, PREFIX
+from tests.faults import moments
 from tests.faults.moments import STEP_SECONDS, Moment
 
 
@@ -32,20 +33,22 @@ def test_a_checkpoint_is_here_until_it_has_its_name(tmp_path):
     assert not waits.is_here()
 
 
-def test_a_publication_is_here_until_its_version_is_readable(tmp_path):
+def test_a_publication_is_here_until_a_replica_has_all_of_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(moments, "ROOTS", (tmp_path,))
     waits = moment("publication", tmp_path)
-    version = tmp_path / "weights" / "0.1"
-    version.mkdir(parents=True)
+    version = tmp_path / f"{PREFIX}0-digest"
+    version.mkdir()
     assert waits.is_here()
-    (version / MANIFEST).write_text("{}")
+    (version / MADE).touch()
     assert not waits.is_here()
 
 
 @pytest.mark.parametrize(
     ("name", "left"),
-    [("checkpoint", "checkpoints/step-000003.writing"), ("publication", "weights/0.1")],
+    [("checkpoint", "checkpoints/step-000003.writing"), ("publication", f"{PREFIX}0")],
 )
-def test_what_an_earlier_strike_left_half_done_is_no_moment(tmp_path, name, left):
+def test_what_an_earlier_strike_left_half_done_is_no_moment(tmp_path, monkeypatch, name, left):
+    monkeypatch.setattr(moments, "ROOTS", (tmp_path,))
     (tmp_path / left).mkdir(parents=True)
     os.utime(tmp_path / left, (1, 1))
     waits = moment(name, tmp_path)

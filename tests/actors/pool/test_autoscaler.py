@@ -15,9 +15,10 @@ import pytest
 import ray
 from ray.util import get_node_ip_address
 
-from actors.pool.rollout_pool import RolloutPool, State
+from actors.pool.replica_state import State
+from actors.pool.rollout_pool import RolloutPool
 from o3rl.types import Group, Version
-from tests.actors.conftest import ROLLOUTS, SAMPLING, SEED, frames, model, prompt
+from tests.actors.conftest import ROLLOUTS, SAMPLING, SEED, frames, model, prompt, states
 from tests.faults.processes import carrying, free_port, kill
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -108,10 +109,10 @@ def test_a_replica_that_finds_no_room_gets_a_node(run, policies):
         model(policies.base), sampling=SAMPLING, rollouts=QUICK, fetch=fetch, source=None, seed=SEED
     )
     try:
-        run(pool.start())
-        run(pool.adopt(Version(0, 0)))
-        assert pool.states == (State.HEALTHY,)
+        run(pool.fleet.start())
+        run(pool.weights.adopt(Version(0, 0)))
+        assert states(pool) == (State.HEALTHY,)
         assert ray.cluster_resources()[SPOT] == 1
         assert isinstance(run(pool.sample(prompt(0))), Group)
     finally:
-        run(pool.close())
+        run(pool.fleet.close())

@@ -1,4 +1,4 @@
-"""Which replica gets a prompt, with slots and calls made up: no Ray, no engine."""
+"""Which replica gets a prompt, with replicas and calls made up: no Ray, no engine."""
 
 import asyncio
 from concurrent.futures import Future
@@ -8,8 +8,9 @@ import pytest
 from ray.exceptions import ObjectLostError, OutOfMemoryError, RayTaskError
 
 from actors.pool import rollout_pool
-from actors.pool.replica_state import Slot, State
+from actors.pool.replica_state import Replica, State
 from actors.pool.rollout_pool import RolloutPool
+from actors.pool.weight_sync import Pull
 from actors.weights.update_stream import EngineBroken
 from o3rl.config import ModelConfig, RolloutsConfig, SamplingConfig
 from o3rl.types import Failure, Group, Version
@@ -62,16 +63,16 @@ def pool_of(*states: State) -> RolloutPool:
         source=None,
         seed=0,
     )
-    pool._current = NEW
+    pool.weights.wanted = NEW
     for index, state in enumerate(states):
-        slot = Slot(index, None, actor=Actor(), state=state)
-        slot.version = NEW if state is State.HEALTHY else OLD
-        pool._fleet.slots.append(slot)
+        replica = Replica(index, None, actor=Actor(), state=state)
+        replica.version = NEW if state is State.HEALTHY else OLD
+        pool.fleet.replicas.append(replica)
     return pool
 
 
 def calls(pool: RolloutPool) -> list[int]:
-    return [len(slot.actor.calls) for slot in pool._fleet.slots]
+    return [len(replica.actor.calls) for replica in pool.fleet.replicas]
 
 
 def of_task(error: Exception) -> Exception:
@@ -91,8 +92,8 @@ def ask(pool: RolloutPool, count: int) -> list[asyncio.Task[Any]]:
 async def answered(pool: RolloutPool, tasks: list[asyncio.Task[Any]]) -> list[Any]:
     async with asyncio.timeout(20):
         while not all(task.done() for task in tasks):
-            for slot in pool._fleet.slots:
-                for call in slot.actor.calls:
+            for replica in pool.fleet.replicas:
+                for call in replica.actor.calls:
                     if not call.done():
                         call.set_result("group")
             await asyncio.sleep(0.01)
@@ -102,19 +103,19 @@ async def answered(pool: RolloutPool, tasks: list[asyncio.Task[Any]]) -> list[An
 def test_the_first_to_have_new_weights_does_not_get_all_that_waited():
     async def share() -> tuple[list[int], list[int], list[Any]]:
         pool = pool_of(State.STALE, State.STALE, State.STALE)
-        slots = pool._fleet.slots
-        for slot in slots:
-            await slot.loading.acquire()
-            slot.since = asyncio.get_running_loop().time()
+        replicas = pool.fleet.replicas
+        for replica in replicas:
+            await replica.loading.acquire()
+            replica.load_began_at = asyncio.get_running_loop().time()
         tasks = ask(pool, 6)
         await settle()
-        slots[1].state, slots[1].version = State.HEALTHY, NEW
-        await pool._fleet.announce()
+        replicas[1].state, replicas[1].version = State.HEALTHY, NEW
+        await pool.fleet.announce()
         await settle()
         at_first = calls(pool)
-        for slot in (slots[0], slots[2]):
-            slot.state, slot.version = State.HEALTHY, NEW
-        await pool._fleet.announce()
+        for replica in (replicas[0], replicas[2]):
+            replica.state, replica.version = State.HEALTHY, NEW
+        await pool.fleet.announce()
         await settle()
         return at_first, calls(pool), await answered(pool, tasks)
 
@@ -129,9 +130,9 @@ def test_one_that_takes_long_is_not_waited_for(monkeypatch):
 
     async def share() -> list[int]:
         pool = pool_of(State.HEALTHY, State.STALE)
-        slow = pool._fleet.slots[1]
+        slow = pool.fleet.replicas[1]
         await slow.loading.acquire()
-        slow.since = asyncio.get_running_loop().time()
+        slow.load_began_at = asyncio.get_running_loop().time()
         tasks = ask(pool, 4)
         await settle()
         assert calls(pool) == [1, 0]
@@ -155,9 +156,9 @@ def test_what_is_no_fault_of_the_replica_is_tried_again_and_leaves_it_healthy(er
         pool = pool_of(State.HEALTHY)
         [task] = ask(pool, 1)
         await settle()
-        [slot] = pool._fleet.slots
-        slot.actor.calls[0].set_exception(error)
-        return await task, slot.state
+        [replica] = pool.fleet.replicas
+        replica.actor.calls[0].set_exception(error)
+        return await task, replica.state
 
     result, state = asyncio.run(fail())
     assert isinstance(result, Failure)
@@ -174,11 +175,12 @@ def test_a_late_answer_is_counted_and_thrown_away(monkeypatch):
     async def late() -> tuple[Any, Any, dict[str, int]]:
         pool = pool_of(State.HEALTHY, State.HEALTHY)
         pool._rollouts = RolloutsConfig(start_seconds=20, seconds=0.1)
-        frozen, other = pool._fleet.slots
+        frozen, other = pool.fleet.replicas
         monkeypatch.setattr(frozen.actor, "ping", frozen.actor, raising=False)
         [first] = ask(pool, 1)
         await settle()
-        await asyncio.sleep(0.2)
+        while len(frozen.actor.calls) < 2:
+            await asyncio.sleep(0.01)
         sampled, ping = frozen.actor.calls
         ping.set_result("late, but alive")
         failed = await first
@@ -200,16 +202,16 @@ def test_a_late_answer_is_counted_and_thrown_away(monkeypatch):
 def test_a_death_with_a_prompt_that_kills_is_not_counted_against_its_replica(monkeypatch):
     async def die() -> list[int]:
         pool = pool_of(State.HEALTHY)
-        [slot] = pool._fleet.slots
-        monkeypatch.setattr(pool._fleet, "_restart", lambda *_, **__: asyncio.sleep(0))
+        [replica] = pool.fleet.replicas
+        monkeypatch.setattr(pool.fleet, "_restart", lambda *_, **__: asyncio.sleep(0))
         deaths = []
         for _ in range(3):  # the third time it is alone
-            slot.state = State.HEALTHY
+            replica.state, replica.version = State.HEALTHY, NEW
             [task] = ask(pool, 1)
             await settle()
-            slot.actor.calls[-1].set_exception(of_task(EngineBroken("it is dead")))
+            replica.actor.calls[-1].set_exception(of_task(EngineBroken("it is dead")))
             assert isinstance(await task, Failure)
-            deaths.append(slot.deaths)
+            deaths.append(replica.deaths)
         return deaths
 
     assert asyncio.run(die()) == [1, 2, 2]
@@ -218,12 +220,12 @@ def test_a_death_with_a_prompt_that_kills_is_not_counted_against_its_replica(mon
 def test_one_that_ray_ended_for_memory_is_started_again(monkeypatch):
     async def die() -> tuple[Any, State, int]:
         pool = pool_of(State.HEALTHY)
-        [slot] = pool._fleet.slots
-        monkeypatch.setattr(pool._fleet, "_restart", lambda *_, **__: asyncio.sleep(0))
+        [replica] = pool.fleet.replicas
+        monkeypatch.setattr(pool.fleet, "_restart", lambda *_, **__: asyncio.sleep(0))
         [task] = ask(pool, 1)
         await settle()
-        slot.actor.calls[0].set_exception(OutOfMemoryError("the node runs out of memory"))
-        return await task, slot.state, pool.counts["deaths"]
+        replica.actor.calls[0].set_exception(OutOfMemoryError("the node runs out of memory"))
+        return await task, replica.state, pool.counts["deaths"]
 
     result, state, deaths = asyncio.run(die())
     assert isinstance(result, Failure)
@@ -238,11 +240,11 @@ def test_one_that_ray_ended_for_memory_is_started_again(monkeypatch):
 def test_a_disk_of_one_replica_costs_that_one_and_the_store_costs_all(monkeypatch, error, restarts):
     async def load() -> tuple[int, State]:
         pool = pool_of(State.HEALTHY, State.HEALTHY)
-        pool._source = object()  # pyright: ignore
-        full, other = pool._fleet.slots
+        pool.weights.provider = Pull(object(), 20)  # pyright: ignore
+        full, other = pool.fleet.replicas
         monkeypatch.setattr(Actor, "load", property(lambda self: self), raising=False)
-        monkeypatch.setattr(pool._fleet, "_restart", lambda *_, **__: asyncio.sleep(0))
-        task = asyncio.create_task(pool.load(Version(0, 2)))
+        monkeypatch.setattr(pool.fleet, "_restart", lambda *_, **__: asyncio.sleep(0))
+        task = asyncio.create_task(pool.weights.load(Version(0, 2)))
         await settle()
         full.actor.calls[0].set_exception(of_task(error))
         other.actor.calls[0].set_result("loaded")
@@ -262,13 +264,13 @@ def test_new_weights_have_arrived_though_their_replica_is_taken(monkeypatch):
 
     async def load() -> Any:
         pool = pool_of(State.HEALTHY)
-        pool._source = object()  # pyright: ignore
-        [slot] = pool._fleet.slots
-        slot.taken, slot.running = True, 1
+        pool.weights.provider = Pull(object(), 20)  # pyright: ignore
+        [replica] = pool.fleet.replicas
+        replica.exclusive, replica.running = True, 1
         monkeypatch.setattr(Actor, "load", property(lambda self: self), raising=False)
-        task = asyncio.create_task(pool.load(Version(0, 2)))
+        task = asyncio.create_task(pool.weights.load(Version(0, 2)))
         await settle()
-        slot.actor.calls[0].set_result("loaded")
+        replica.actor.calls[0].set_result("loaded")
         return await asyncio.wait_for(task, 5)
 
     assert asyncio.run(load()) == ("loaded",)

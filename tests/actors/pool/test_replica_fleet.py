@@ -17,9 +17,11 @@ from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 from ray.exceptions import RayTaskError
 
 from actors.pool import replica_fleet
-from actors.pool.rollout_pool import RolloutPool, State
+from actors.pool.replica_state import State
+from actors.pool.rollout_pool import RolloutPool
 from actors.weights.update_stream import HandOverFailed, Loaded
-from cluster.services.device_broadcast import HandOver, Replicas
+from cluster.services.device_broadcast import ReplicaReceivers
+from cluster.services.weight_transfer import DeviceTransfer
 from o3rl.config import Placement, RolloutsConfig, Transfer
 from o3rl.types import Failure, Group, Version
 from o3rl.weights.device_protocol import TrainedOn
@@ -28,9 +30,11 @@ from tests.actors.conftest import (
     SAMPLING,
     SEED,
     frames,
+    locations,
     model,
     prompt,
     published,
+    states,
     tensors,
 )
 from tests.faults.fake_engine import DIES
@@ -102,10 +106,10 @@ def made(policies, source, rollouts: RolloutsConfig) -> RolloutPool:
 def pool(run, cluster, policies, source):
     assert len(cluster.list_all_nodes()) == 3
     started = made(policies, source, QUICK)
-    run(started.start())
-    run(started.load(Version(0, 0)))
+    run(started.fleet.start())
+    run(started.weights.load(Version(0, 0)))
     yield started
-    run(started.close())
+    run(started.fleet.close())
 
 
 async def many(pool: RolloutPool, count: int) -> list[Group | Failure]:
@@ -119,14 +123,14 @@ def versions(groups: list[Group | Failure]) -> set[Version]:
 
 def test_one_that_shares_the_learners_gpu_stays_alone(pool, run, monkeypatch):
     colocated = replace(QUICK, placement=Placement.colocated)
-    monkeypatch.setattr(pool._fleet, "_rollouts", colocated)
+    monkeypatch.setattr(pool.fleet, "_rollouts", colocated)
     with pytest.raises(ValueError, match=r"2 replicas are wanted; rollouts\.placement"):
-        run(pool.scale(2))
+        run(pool.fleet.scale(2))
 
 
 def test_replicas_join_while_others_serve(pool, run):
     async def grow():
-        scaling = asyncio.create_task(pool.scale(3))
+        scaling = asyncio.create_task(pool.fleet.scale(3))
         served = 0
         while not scaling.done():
             assert versions(await many(pool, 2)) == {Version(0, 0)}
@@ -135,9 +139,9 @@ def test_replicas_join_while_others_serve(pool, run):
         return served
 
     assert run(grow()) > 0
-    assert pool.states == (State.HEALTHY,) * 3
-    assert {place["version"] for place in pool.describe()} == {"0.0"}
-    assert len({place["node"] for place in pool.describe()}) == 1  # one machine
+    assert states(pool) == (State.HEALTHY,) * 3
+    assert {place["version"] for place in pool.fleet.describe()} == {"0.0"}
+    assert len({place["node"] for place in pool.fleet.describe()}) == 1  # one machine
     assert pool.counts["joined"] == 2
 
 
@@ -146,11 +150,11 @@ def test_where_there_is_no_room_it_says_what_was_asked(policies, source, run):
     """A fourth on three nodes; `pool` holds the others."""
     lonely = made(policies, source, replace(QUICK, start_seconds=1))
     with pytest.raises(TimeoutError, match=r"no room for rollout replica 0 within 1 s: asked"):
-        run(lonely.start())
+        run(lonely.fleet.start())
 
 
 def test_all_take_a_version_and_serve_it(pool, run, version):
-    reports = run(pool.load(version(1)))
+    reports = run(pool.weights.load(version(1)))
     assert [report.version for report in reports] == [Version(0, 1)] * 3
     assert versions(run(many(pool, 6))) == {Version(0, 1)}
 
@@ -159,11 +163,11 @@ def test_one_that_leaves_finishes_its_prompts(pool, run):
     async def shrink():
         sampling = asyncio.create_task(many(pool, 6))
         await asyncio.sleep(0.1)
-        assert await pool.scale(2) == ()
+        assert await pool.fleet.scale(2) == ()
         return await sampling
 
     assert versions(run(shrink())) == {Version(0, 1)}
-    assert pool.states == (State.HEALTHY,) * 2
+    assert states(pool) == (State.HEALTHY,) * 2
     assert pool.counts["left"] == 1
 
 
@@ -175,23 +179,23 @@ def test_a_run_starts_with_those_that_have_room_and_the_others_join_later(
     monkeypatch.setattr(replica_fleet, "RETRY_SECONDS", 0.5)
     begin, begun = replica_fleet.Fleet._begin, []
 
-    async def begin_second_time(self, slot):
-        begun.append(slot.index)
+    async def begin_second_time(self, replica):
+        begun.append(replica.index)
         if begun == [0, 1]:
             raise TimeoutError("vLLM did not start")
-        await begin(self, slot)
+        await begin(self, replica)
 
     monkeypatch.setattr(replica_fleet.Fleet, "_begin", begin_second_time)
     two = made(policies, source, replace(QUICK, replicas=2))
 
     async def grow() -> list[Group | Failure]:
-        await two.start()
-        await two.load(Version(0, 1))
-        assert two.states == (State.HEALTHY, State.STARTING)
+        await two.fleet.start()
+        await two.weights.load(Version(0, 1))
+        assert states(two) == (State.HEALTHY, State.STARTING)
         groups = await many(two, 2)
-        assert await pool.scale(1) == ()
+        assert await pool.fleet.scale(1) == ()
         async with asyncio.timeout(60):
-            while two.states != (State.HEALTHY,) * 2:
+            while states(two) != (State.HEALTHY,) * 2:
                 await asyncio.sleep(0.1)
         return groups + await many(two, 4)
 
@@ -200,27 +204,27 @@ def test_a_run_starts_with_those_that_have_room_and_the_others_join_later(
         assert two.counts["joined"] == 1
         assert begun == [0, 1, 1]
     finally:
-        run(two.close())
-        assert run(pool.scale(2)) == ()
+        run(two.fleet.close())
+        assert run(pool.fleet.scale(2)) == ()
 
 
 def test_a_killed_one_hands_its_prompts_back_and_takes_the_version_of_the_day(pool, run, version):
     async def kill():
         sampling = asyncio.create_task(many(pool, 8))
         await asyncio.sleep(0.1)
-        victim = pool.places[0]
+        victim = locations(pool)[0]
         os.kill(victim.pid, signal.SIGKILL)
         groups = await sampling
         lost = [group for group in groups if isinstance(group, Failure)]
         assert lost
         assert all(f"pid {victim.pid} died" in failure.reason for failure in lost)
-        await pool.load(version(2))  # while it is starting again
-        while pool.states != (State.HEALTHY,) * 2:
+        await pool.weights.load(version(2))  # while it is starting again
+        while states(pool) != (State.HEALTHY,) * 2:
             await asyncio.sleep(0.1)
         return await many(pool, 8)
 
     assert versions(run(kill())) == {Version(0, 2)}
-    assert {place["version"] for place in pool.describe()} == {"0.2"}
+    assert {place["version"] for place in pool.fleet.describe()} == {"0.2"}
     assert pool.counts["deaths"] == 1
 
 
@@ -233,7 +237,7 @@ class Sending:
         self.meanwhile = lambda: None
         self._turn = asyncio.Lock()
 
-    async def send(self, version: Version, replicas: Replicas) -> list[Loaded]:
+    async def send(self, version: Version, replicas: ReplicaReceivers) -> list[Loaded]:
         async with self._turn:
             if version != self.version:
                 raise TrainedOn(f"version {version} is not held")
@@ -243,7 +247,7 @@ class Sending:
             except HandOverFailed as error:  # as it comes from a rank
                 raise RayTaskError("send", str(error), error) from error
 
-    def _drive(self, version: Version, replicas: Replicas) -> list[Loaded]:
+    def _drive(self, version: Version, replicas: ReplicaReceivers) -> list[Loaded]:
         replicas.link({})
         replicas.open(version, ["a", "b"])
         self.meanwhile()
@@ -255,15 +259,16 @@ class Sending:
 def sending(pool):
     """The pool takes its weights straight from it, for a while."""
     learner = Sending()
+    before = pool.weights.provider
     direct = replace(QUICK, transfer=Transfer.nccl)
-    pool.giver = HandOver(learner, direct)  # pyright: ignore[reportArgumentType]
+    DeviceTransfer(learner, pool.weights, direct)  # pyright: ignore[reportArgumentType]
     yield learner
-    pool.giver = None
+    pool.weights.provider = before
 
 
 def test_all_take_what_the_learner_sends_together(pool, run, sending):
     sending.version = Version(0, 3)
-    reports = run(pool.load(Version(0, 3)))
+    reports = run(pool.weights.load(Version(0, 3)))
     assert [(report.version, report.digest) for report in reports] == [
         (Version(0, 3), "digest")
     ] * 2
@@ -272,7 +277,7 @@ def test_all_take_what_the_learner_sends_together(pool, run, sending):
 
 
 def test_one_that_dies_as_it_takes_weights_costs_those_with_it_a_restart(pool, run, sending):
-    victim = pool.places[0]
+    victim = locations(pool)[0]
 
     def kill() -> None:
         sending.meanwhile = lambda: None
@@ -280,9 +285,9 @@ def test_one_that_dies_as_it_takes_weights_costs_those_with_it_a_restart(pool, r
 
     async def load():
         sending.version, sending.meanwhile = Version(0, 4), kill
-        await pool.load(Version(0, 4))
+        await pool.weights.load(Version(0, 4))
         async with asyncio.timeout(60):
-            while pool.states != (State.HEALTHY,) * 2:
+            while states(pool) != (State.HEALTHY,) * 2:
                 await asyncio.sleep(0.1)
         return await many(pool, 4)
 
@@ -297,21 +302,21 @@ def test_one_that_comes_when_the_learner_has_trained_on_takes_the_next(pool, run
     sending.version = Version(0, 4)
 
     async def come():
-        os.kill(pool.places[0].pid, signal.SIGKILL)
+        os.kill(locations(pool)[0].pid, signal.SIGKILL)
         lost = []
         async with asyncio.timeout(30):
             while not lost:
                 lost = [each for each in await many(pool, 2) if isinstance(each, Failure)]
         sending.version = None  # it learns
         async with asyncio.timeout(60):
-            while State.STALE not in pool.states:
+            while State.STALE not in states(pool):
                 await asyncio.sleep(0.1)
-        assert State.HEALTHY in pool.states
+        assert State.HEALTHY in states(pool)
         assert versions(await many(pool, 2)) == {Version(0, 4)}
-        assert State.STALE in pool.states
+        assert State.STALE in states(pool)
         sending.version = Version(0, 5)
-        await pool.load(Version(0, 5))
-        assert pool.states == (State.HEALTHY,) * 2
+        await pool.weights.load(Version(0, 5))
+        assert states(pool) == (State.HEALTHY,) * 2
         return await many(pool, 4)
 
     assert versions(run(come())) == {Version(0, 5)}
@@ -320,24 +325,27 @@ def test_one_that_comes_when_the_learner_has_trained_on_takes_the_next(pool, run
 
 
 def test_one_that_waits_in_vain_for_a_version_is_started_again(
-    pool, run, sending, version, monkeypatch, caplog
+    pool, run, sending, monkeypatch, caplog
 ):
-    monkeypatch.setattr(pool, "_rollouts", replace(QUICK, load_seconds=0.5))
+    monkeypatch.setattr(pool.weights, "_rollouts", replace(QUICK, load_seconds=0.5))
 
     async def come():
-        os.kill(pool.places[0].pid, signal.SIGKILL)
+        os.kill(locations(pool)[0].pid, signal.SIGKILL)
         async with asyncio.timeout(60):
             while "named no version after 0.5 in time" not in caplog.text:
                 await many(pool, 2)
                 await asyncio.sleep(0.1)
             sending.version = Version(0, 5)
-            while pool.states != (State.HEALTHY,) * 2:
+            while states(pool) != (State.HEALTHY,) * 2:
                 await asyncio.sleep(0.1)
         return await many(pool, 4)
 
     assert versions(run(come())) == {Version(0, 5)}
-    pool.giver = None  # back to the store
-    run(pool.load(version(6)))
+
+
+def test_what_goes_through_the_store_is_taken_again(pool, run, version):
+    run(pool.weights.load(version(6)))
+    assert states(pool) == (State.HEALTHY,) * 2
 
 
 def test_a_prompt_that_kills_its_replica_costs_no_other_its_attempts(pool, run):
@@ -351,7 +359,7 @@ def test_a_prompt_that_kills_its_replica_costs_no_other_its_attempts(pool, run):
     async def together():
         poison = prompt(50, question=f"Where? {DIES}")
         found = await asyncio.gather(tried(poison), *(tried(prompt(n)) for n in range(51, 56)))
-        while pool.states != (State.HEALTHY,) * 2:
+        while states(pool) != (State.HEALTHY,) * 2:
             await asyncio.sleep(0.1)
         return found
 
@@ -366,8 +374,8 @@ def test_a_frozen_one_is_named_shown_and_replaced(pool, run, caplog, monkeypatch
     name = ""
 
     async def freeze():
-        victim = pool.places[1]
-        number = pool.describe()[1]["replica"]
+        victim = locations(pool)[1]
+        number = pool.fleet.describe()[1]["replica"]
         nonlocal name
         name = f"rollout replica {number} on {victim.node}, pid {victim.pid}"
         os.kill(victim.pid, signal.SIGSTOP)
@@ -380,9 +388,9 @@ def test_a_frozen_one_is_named_shown_and_replaced(pool, run, caplog, monkeypatch
         late = [group for group in groups if isinstance(group, Failure)]
         assert 1 <= len(late) <= 3
         assert {failure.reason for failure in late} == {f"{name}: no group within 8 s"}
-        while pool.states != (State.HEALTHY,) * 2:
+        while states(pool) != (State.HEALTHY,) * 2:
             await asyncio.sleep(0.1)
-        assert pool.places[1].pid != victim.pid
+        assert locations(pool)[1].pid != victim.pid
         return await many(pool, 6)
 
     assert versions(run(freeze())) == {Version(0, 6)}
@@ -396,7 +404,7 @@ def test_a_cancelled_prompt_frees_its_replica(pool, run):
         await asyncio.sleep(0.1)
         sampling.cancel()
         await asyncio.gather(sampling, return_exceptions=True)
-        assert {place["prompts"] for place in pool.describe()} == {0}
+        assert {place["prompts"] for place in pool.fleet.describe()} == {0}
 
     run(cancel())
 
@@ -420,7 +428,7 @@ def test_a_lost_node_costs_its_prompts_and_its_replica_moves(pool, run, cluster)
                 lost = [each for each in await many(pool, 6) if isinstance(each, Failure)]
         assert {failure.sample for failure in lost} == {-1}
         async with asyncio.timeout(60):
-            while pool.states != (State.HEALTHY,) * 2:
+            while states(pool) != (State.HEALTHY,) * 2:
                 await asyncio.sleep(0.1)
         return await many(pool, 6)
 
@@ -429,12 +437,12 @@ def test_a_lost_node_costs_its_prompts_and_its_replica_moves(pool, run, cluster)
 
 def test_what_sleeps_serves_again_with_the_next_weights(pool, run, version):
     async def sleep_and_load():
-        await pool.sleep()
-        asleep = pool.states
+        await pool.weights.sleep()
+        asleep = states(pool)
         late = asyncio.create_task(pool.sample(prompt(0)))
         await asyncio.sleep(0.5)
         waits = not late.done()
-        await pool.load(version(7))
+        await pool.weights.load(version(7))
         return asleep, waits, await late
 
     asleep, waits, group = run(sleep_and_load())
@@ -456,7 +464,7 @@ def test_a_replica_leaves_a_node_that_is_to_go_and_costs_no_prompt(pool, run, cl
         assert gcs.drain_node(victim.node_id, reason, "taken back", deadline)[0]
         groups = []
         async with asyncio.timeout(60):
-            while victim.node_id in used_nodes() or pool.states != (State.HEALTHY,) * 2:
+            while victim.node_id in used_nodes() or states(pool) != (State.HEALTHY,) * 2:
                 groups += await many(pool, 4)
         return groups
 

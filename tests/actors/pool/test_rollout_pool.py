@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from actors.pool.rollout_pool import RolloutPool, State
+from actors.pool.replica_state import State
+from actors.pool.rollout_pool import RolloutPool
 from o3rl.config import Publish
 from o3rl.media.decoder import MediaError
 from o3rl.types import Failure, FailureKind, Group, Version
@@ -18,9 +19,11 @@ from tests.actors.conftest import (
     SAMPLING,
     SEED,
     frames,
+    locations,
     model,
     prompt,
     reference_logprobs,
+    states,
 )
 
 pytestmark = pytest.mark.e2e
@@ -68,9 +71,9 @@ def pool(run, policies, source):
         seed=SEED,
     )
     try:
-        run(started.start())
+        run(started.fleet.start())
         yield started
-        run(started.close())
+        run(started.fleet.close())
     finally:
         ray.shutdown()
 
@@ -100,16 +103,16 @@ def alive(pid: int) -> bool:
 
 
 def test_a_new_replica_is_stale_and_serves_nothing(pool, run):
-    assert pool.states == (State.STALE,)
+    assert states(pool) == (State.STALE,)
     with pytest.raises(ValueError, match="no weights were loaded or adopted"):
         run(pool.sample(prompt(0)))
 
 
 def test_a_replica_serves_what_it_loaded_and_checked(pool, run, policies, source):
-    started_from_export = run(pool.checksums())
-    [loaded] = run(pool.load(Version(0, 2)))
+    started_from_export = run(pool.weights.checksums())
+    [loaded] = run(pool.weights.load(Version(0, 2)))
     assert loaded.digest == source.manifest(Version(0, 2)).digest
-    assert pool.states == (State.HEALTHY,)
+    assert states(pool) == (State.HEALTHY,)
     group = run(pool.sample(prompt(0)))
     assert isinstance(group, Group)
     assert group.rollouts_G[0].version == Version(0, 2)
@@ -119,15 +122,15 @@ def test_a_replica_serves_what_it_loaded_and_checked(pool, run, policies, source
         assert rollout.logprobs_T == pytest.approx(expected, abs=1e-4)
 
     # After a publication the replica equals an engine that loaded the learner's export of the same.
-    assert run(pool.checksums()) != started_from_export
-    run(pool.load(Version(0, 1)))
-    assert run(pool.checksums()) == started_from_export
+    assert run(pool.weights.checksums()) != started_from_export
+    run(pool.weights.load(Version(0, 1)))
+    assert run(pool.weights.checksums()) == started_from_export
     assert any(started_from_export[0][0].values())
 
 
 def test_evaluation_is_greedy_where_asked(pool, run):
-    one = run(pool.evaluate(prompt(3), temperature=0.0, n=1))
-    two = run(pool.evaluate(prompt(3), temperature=0.0, n=2))
+    one = run(pool.sample_group(prompt(3), n=1, temperature=0.0))
+    two = run(pool.sample_group(prompt(3), n=2, temperature=0.0))
     assert [r.tokens_T for r in two.rollouts_G] == [one.rollouts_G[0].tokens_T] * 2
 
 
@@ -138,13 +141,13 @@ def test_frames_that_cannot_be_had_fail_the_prompt(pool, run):
 
 def test_a_version_that_is_not_there_is_refused(pool, run):
     with pytest.raises(LookupError, match=r"version 7\.7"):
-        run(pool.load(Version(7, 7)))
-    run(pool.load(Version(0, 1)))
-    assert pool.states == (State.HEALTHY,)
+        run(pool.weights.load(Version(7, 7)))
+    run(pool.weights.load(Version(0, 1)))
+    assert states(pool) == (State.HEALTHY,)
 
 
 def test_a_killed_replica_leaves_nothing_hands_its_prompt_back_and_returns(pool, run):
-    [place] = pool.places
+    [place] = locations(pool)
     below = descendants(place.pid)
     assert below, "the engine"
     os.kill(place.pid, signal.SIGKILL)
@@ -161,11 +164,11 @@ def test_a_killed_replica_leaves_nothing_hands_its_prompt_back_and_returns(pool,
     assert isinstance(group, Group)
     assert group.rollouts_G[0].version == Version(0, 1)
     assert pool.counts["deaths"] == 1
-    assert pool.places[0].pid != place.pid
+    assert locations(pool)[0].pid != place.pid
 
 
 def test_an_engine_that_is_killed_under_its_replica_is_replaced(pool, run):
-    [place] = pool.places
+    [place] = locations(pool)
     below = descendants(place.pid)
     for pid in below:  # vLLM's processes; the replica lives on
         os.kill(pid, signal.SIGKILL)
@@ -181,7 +184,7 @@ def test_an_engine_that_is_killed_under_its_replica_is_replaced(pool, run):
 def test_an_engine_that_hangs_is_no_healthy_replica_and_leaves_nothing(
     pool, run, monkeypatch, caplog
 ):
-    [place] = pool.places
+    [place] = locations(pool)
     below = descendants(place.pid)
     for pid in below:
         os.kill(pid, signal.SIGSTOP)
@@ -190,10 +193,10 @@ def test_an_engine_that_hangs_is_no_healthy_replica_and_leaves_nothing(
     assert isinstance(result, Failure)
     assert "its engine has not answered for 6 s" in caplog.text
     assert pool.counts["deaths"] == 3
-    assert pool.states == (State.STARTING,)
-    run(pool.close())
+    assert states(pool) == (State.STARTING,)
+    run(pool.fleet.close())
     gone({*below, place.pid})
-    assert pool.states == (State.DEAD,)
+    assert states(pool) == (State.DEAD,)
 
 
 def gone(pids: set[int]) -> None:

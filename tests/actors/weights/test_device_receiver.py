@@ -51,9 +51,9 @@ class Local:
 
 
 def made(policies, **rollouts):
-    from actors.engine.replica import Replica
+    from actors.engine.replica import ReplicaActor
 
-    return Replica(
+    return ReplicaActor(
         model(policies.base),
         sampling=SAMPLING,
         rollouts=replace(ROLLOUTS, **rollouts),

@@ -16,6 +16,7 @@ class Pool:
 
     def __init__(self, *, problems: tuple[str, ...] = (), error: Exception | None = None):
         self.members, self.asked = 1, []
+        self.fleet = self
         self.gate = asyncio.Event()
         self.gate.set()
         self._problems, self._error = problems, error

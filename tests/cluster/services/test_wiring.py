@@ -1,62 +1,15 @@
 """How the services of a run are handed to its loop."""
 
-import asyncio
 from contextlib import AsyncExitStack
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from actors.weights.update_stream import Loaded
-from cluster.services.device_broadcast import HandOver
-from cluster.services.wiring import Learning, Sampling, Services
+from cluster.services.weight_transfer import DeviceTransfer, StoreTransfer
+from cluster.services.wiring import Services
+from learners.rank.settings import Optimisation
 from o3rl.config import load
-from o3rl.types import Version
-
-
-class Noted:
-    """A pool or a learner group that notes what it is asked."""
-
-    def __init__(self, asked: list[str]):
-        self._asked = asked
-
-    async def sleep(self) -> None:
-        self._asked.append("sleep")
-
-    async def update(self, groups: list[Any]) -> dict[str, float]:
-        self._asked.append(f"learn from {len(groups)}")
-        return {"loss": 1.0}
-
-    def name(self, version: Version) -> None:
-        self._asked.append(f"named {version}")
-
-    async def publish(self, version: Version) -> dict[str, float]:
-        self._asked.append(f"published {version}")
-        return {"sync/bytes": 8.0}
-
-    async def load(self, version: Version) -> tuple[Loaded, ...]:
-        self._asked.append(f"loaded {version}")
-        return (Loaded(version, "digest", 2, 2, 16, 16, 0.0, 0.5),)
-
-
-@pytest.mark.parametrize("by_turns", [False, True])
-def test_an_engine_on_the_learners_gpu_sleeps_before_it_learns(by_turns):
-    asked: list[str] = []
-    learning: Any = Learning(Noted(asked), Noted(asked) if by_turns else None)  # pyright: ignore
-    assert asyncio.run(learning.update([])) == {"loss": 1.0}
-    assert asked == ["sleep"] * by_turns + ["learn from 0"]
-
-
-def test_weights_that_go_straight_are_taken_before_the_learner_goes_on():
-    """By `publish`: the loop's own load then finds that all hold them."""
-    asked: list[str] = []
-    learning: Any = Learning(Noted(asked), direct=Sampling(Noted(asked)))  # pyright: ignore
-    metrics = asyncio.run(learning.publish(Version(0, 1)))
-    assert asked == ["named 0.1", "loaded 0.1"]
-    assert metrics["sync/stall_seconds"] == 0.5
-    assert metrics["sync/bytes"] == metrics["sync/sent_bytes"] == 16.0
-    assert metrics["sync/publish_seconds"] > 0
-
 
 DIRECT = ["rollouts.transfer=nccl"]
 TURNS = [
@@ -71,15 +24,17 @@ TURNS = [
 
 @pytest.mark.parametrize(("overrides", "direct"), [([], False), (DIRECT, True), (TURNS, True)])
 def test_the_pool_takes_weights_as_the_configuration_says(overrides, direct, tmp_path):
-    class Pool:
-        giver = None
-
-    pool, group = Pool(), Noted([])
-    made = Services(load(None, overrides), tmp_path, None)  # pyright: ignore[reportArgumentType]
-    learning: Any = made.learning(pool, group)  # pyright: ignore[reportArgumentType]
-    assert isinstance(pool.giver, HandOver) is direct
-    assert (learning.direct is not None) is direct
-    assert (learning.sharer is pool) is (overrides is TURNS)
+    """And an engine on the learner's GPU sleeps before it learns."""
+    start = Services(load(None, overrides), tmp_path, AsyncExitStack())
+    media: Any = SimpleNamespace(frames=None)
+    store: Any = None if direct else object()
+    pool = start.rollouts(media, store)
+    optimisation = Optimisation.of_learning(load(None).learning, batches=1)
+    learner = start.learner(media, store, optimisation=optimisation, pool=pool)
+    transfer = start.transfer(pool, learner)
+    assert isinstance(transfer, DeviceTransfer if direct else StoreTransfer)
+    assert pool.weights.provider is transfer
+    assert (learner._make_room == pool.weights.sleep) is (overrides is TURNS)
 
 
 @pytest.mark.parametrize("stored", [True, False])

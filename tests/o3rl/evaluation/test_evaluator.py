@@ -37,8 +37,8 @@ class Answerer:
         self.asked: list[tuple[Prompt, int, float]] = []
         self.busy = self.most = 0
 
-    async def answer(self, prompt: Prompt, *, samples: int, temperature: float):
-        self.asked.append((prompt, samples, temperature))
+    async def sample_group(self, prompt: Prompt, *, n: int, temperature: float):
+        self.asked.append((prompt, n, temperature))
         self.busy += 1
         self.most = max(self.most, self.busy)
         for _ in range(20 - 2 * prompt.group):
@@ -46,7 +46,7 @@ class Answerer:
         self.busy -= 1
         if prompt.row.id == "row-3":
             return Failure(prompt.group, None, "no engine", FailureKind.SERVICE)
-        return group_of(prompt, samples=samples)
+        return group_of(prompt, samples=n)
 
 
 class Scorers:

@@ -104,9 +104,16 @@ class Learner:
         self.n += 1
         return {}
 
-    async def publish(self, version: Version):
-        assert version.n == self.n
-        return {}
+
+class Weights:
+    def __init__(self, sampler: Replicas, learner: Learner):
+        self.sampler, self.learner = sampler, learner
+
+    async def hand_over(self, version: Version):
+        assert version.n == self.learner.n
+        loading = asyncio.create_task(self.sampler.load(version))
+        await asyncio.sleep(0)
+        return {}, loading
 
 
 class World:
@@ -126,6 +133,7 @@ class World:
             sampler=self.sampler,
             scorers=Scorers(),
             learner=self.learner,
+            weights=Weights(self.sampler, self.learner),
         )
 
     def run(self) -> "World":

@@ -54,8 +54,21 @@ class Sampler:
         self.finished.append(prompt.group)
         return group_of(prompt, samples=3, version=self.version)
 
+
+class Weights:
+    """Handed over at once; the sampler has them a little later."""
+
+    def __init__(self, sampler: Sampler):
+        self.sampler, self.published = sampler, []
+
+    async def hand_over(self, version: Version):
+        self.published.append(version)
+        loading = asyncio.create_task(self.load(version))
+        await asyncio.sleep(0)
+        return {"sync/publish_seconds": 0.0}, loading
+
     async def load(self, version: Version):
-        self.version = version
+        self.sampler.version = version
         return {"sync/bytes": 8.0}
 
 
@@ -77,7 +90,6 @@ class Scorers:
 class Learner:
     def __init__(self):
         self.batches: list[list[Prompt]] = []
-        self.published: list[Version] = []
         self.failures: tuple[Failure, ...] = ()
         self.refuses: set[int] = set()
 
@@ -90,10 +102,6 @@ class Learner:
             if n in self.refuses
         )
         return {"loss": 0.5}
-
-    async def publish(self, version: Version):
-        self.published.append(version)
-        return {"sync/publish_seconds": 0.0}
 
 
 class Observer:
@@ -126,6 +134,7 @@ class World:
         order = RowOrder([each.task for each in made], 0)
         admission = PromptSource(made, order, Media(broken), self.ledger, planned=2 * rows)
         self.sampler, self.learner, self.observer = Sampler(fault, seed), Learner(), Observer()
+        self.weights = Weights(self.sampler)
         self.loop = Loop(
             config.LoopConfig(groups=groups, max_attempts=attempts, max_staleness=staleness),
             admission,
@@ -133,6 +142,7 @@ class World:
             sampler=self.sampler,
             scorers=Scorers(bad),
             learner=self.learner,
+            weights=self.weights,
             **more,
         )
         self.loop.observe(self.observer)
@@ -164,7 +174,7 @@ def test_a_batch_is_in_order_of_its_groups_whatever_finished_first():
 
 def test_weights_are_handed_over_before_the_first_step_and_after_each():
     world = World().run(2)
-    assert world.learner.published == [Version(0, 0), Version(0, 1), Version(0, 2)]
+    assert world.weights.published == [Version(0, 0), Version(0, 1), Version(0, 2)]
     assert world.sampler.version == world.loop.version == Version(0, 2)
     assert [(step, version) for step, version, *_ in world.observer.steps] == [
         (1, Version(0, 1)),
@@ -174,18 +184,18 @@ def test_weights_are_handed_over_before_the_first_step_and_after_each():
 
 
 def test_what_ends_while_weights_are_on_their_way_is_kept():
-    """Replicas that take weights straight from the learner serve them before `publish` returns."""
+    """Replicas that take weights from the learner's GPU serve them before `hand_over` returns."""
     world = World(rows=24, staleness=1)
-    publish = world.learner.publish
+    hand_over = world.weights.hand_over
 
-    async def publish_and_have_them_taken(version: Version):
-        metrics = await publish(version)
+    async def hand_over_and_have_them_taken(version: Version):
+        metrics = await hand_over(version)
         world.sampler.version = version
         for _ in range(20):
             await asyncio.sleep(0)
         return metrics
 
-    world.learner.publish = publish_and_have_them_taken
+    world.weights.hand_over = hand_over_and_have_them_taken
     world.run(6)
     assert {prompt.attempt for prompt in world.sampler.asked} == {0}
     assert len(world.sampler.finished) == 24
@@ -245,12 +255,12 @@ def test_an_answer_to_an_older_attempt_is_refused():
 
 def test_rollouts_of_other_weights_are_refused():
     world = World(attempts=2)
-    load = world.sampler.load
+    load = world.weights.load
 
     async def forgets(version: Version):
         return {} if version == Version(0, 1) else await load(version)
 
-    world.sampler.load = forgets
+    world.weights.load = forgets
     with pytest.raises(RuntimeError, match=r"sampled by version 0\.0; 0\.1 to 0\.1 were served"):
         world.run(2)
     assert len(world.learner.batches) == 1
@@ -346,13 +356,13 @@ def test_it_goes_on_as_a_new_incarnation():
     second.loop.restore(first.loop.state())
     assert (second.loop.step, second.loop.version) == (2, Version(1, 2))
     second.run(3)
-    assert second.learner.published == [Version(1, 2), Version(1, 3)]
+    assert second.weights.published == [Version(1, 2), Version(1, 3)]
     assert [step for step, *_ in second.observer.steps] == [3]
 
 
 def test_no_steps_hand_over_the_weights_and_train_nothing():
     world = World().run(0)
-    assert world.learner.published == [Version(0, 0)]
+    assert world.weights.published == [Version(0, 0)]
     assert world.learner.batches == []
 
 
