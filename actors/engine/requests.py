@@ -1,9 +1,7 @@
-"""What goes to vLLM for one sample or one update, and what comes back as rollouts and a group."""
+"""What goes to vLLM for one sample, and what comes back as rollouts and a group."""
 
 import math
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image
@@ -11,16 +9,7 @@ from vllm import SamplingParams, TokensPrompt
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind
 
-from o3rl.types import (
-    Failure,
-    FailureKind,
-    FinishReason,
-    Group,
-    Prompt,
-    Rollout,
-    Version,
-)
-from o3rl.weights.manifest import Manifest
+from o3rl.types import Failure, FailureKind, FinishReason, Group, Prompt, Rollout, Version
 
 _FORBIDDEN = -100.0  # added to a logit: never sampled
 
@@ -126,13 +115,6 @@ def parse_version(label: str) -> Version:
     """The version that an engine label names, such as `0.12`."""
     incarnation, n = label.split(".")
     return Version(int(incarnation), int(n))
-
-
-async def updates(manifest: Manifest, paths: Sequence[Path]) -> AsyncIterator[Mapping[str, Any]]:
-    """A version in files of this node, bucket by bucket: plain values, to cross by msgpack."""
-    for bucket, path in zip(manifest.buckets, paths, strict=True):
-        entries = [[e.name, e.dtype, list(e.shape), e.digest] for e in bucket.tensors]
-        yield {"path": str(path), "index": bucket.index, "entries": entries}
 
 
 def check_frames(prompt: Prompt, frames: np.ndarray) -> None:
