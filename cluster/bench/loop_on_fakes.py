@@ -151,7 +151,7 @@ class Steps:
 
 def make_loop(
     settings: LoopConfig,
-    rows: list[Row],
+    rows: Sequence[Row],
     media: Media,
     *,
     steps: int,
