@@ -13,7 +13,8 @@ from o3rl.persistence.lease import living, take
 
 _MODEL = r"[\w.-]+\.(json|jinja|safetensors|txt|model)"
 _STAGE = rf"""
-    config\.yaml | params\.json | metrics\.jsonl | tracking\.json | incarnation | ledger\.parquet
+    media-plans\.jsonl
+  | config\.yaml | params\.json | metrics\.jsonl | tracking\.json | incarnation | ledger\.parquet
   | tables/\w+\.jsonl | pages/step-\d+\.html | (model|best)(\.writing|\.dropped)?/{_MODEL}
   | attempts/\d+\.json
   | checkpoints/step-\d+(\.\w+)?/(model/{_MODEL} | learner/.+ | [a-z]+\.(json|parquet))
