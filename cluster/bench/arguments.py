@@ -74,8 +74,8 @@ def add_bench(commands) -> None:
 
 
 def _bench(kinds, name: str, words: str) -> argparse.ArgumentParser:
-    """One that is run by `run` of the module of its name."""
-    parser = add_command(kinds, name, f"cluster.bench.{name}:run", words)
+    """One whose module has its name."""
+    parser = add_command(kinds, name, "cluster.bench.report:run", words)
     parser.add_argument("--json", action="store_true", help="JSON instead of tables")
     return parser
 

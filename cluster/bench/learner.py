@@ -26,7 +26,7 @@ from cluster.bench.random_models import (
     build_segment,
     grids_of,
 )
-from cluster.bench.report import table, tell
+from cluster.bench.report import Report, table
 from cluster.bench.variants import step_of, timed
 from learners.model.architecture import Architecture
 from learners.model.flops import Flops, Grids
@@ -50,7 +50,7 @@ MMAP_THRESHOLD = -3  # glibc's name for it in mallopt
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12}
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> Report:
     """Measure, then a table or JSON."""
     setting = Setting(options.model, options.device, not options.without_checkpointing)
     shapes = [Shape.parse(text) for text in options.shapes.split(",")]
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
         f"{first['parameters'] / 1e6:.0f} M parameters, {first['dtype']}, {first['device']}, "
         f"{first['threads']} threads"
     )
-    return tell(found, [table(title, COLUMNS, map(_row, found))], as_json=options.json)
+    return found, [table(title, COLUMNS, map(_row, found))]
 
 
 def _row(each: Mapping[str, Any]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from cluster.bench.loop_on_fakes import FakePool, Overlap, Rate, Sleepers, overlap, payload, rate
-from cluster.bench.report import table, tell
+from cluster.bench.report import Report, table
 from o3rl.types import Version
 
 KNEE = 0.95  # of linear
@@ -18,7 +18,7 @@ MOST = 4096
 BATCH, REAL_BATCH = 8, 64
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> Report:
     """Measure, then tables or JSON."""
     if options.real:
         return _real(options)
@@ -33,10 +33,10 @@ def run(options: argparse.Namespace) -> int:
     title = f"A step, of {options.seconds:g} s of rollouts and as much of learning"
     columns = ("max_staleness", "seconds", "of the longer half")
     rows = ((f"{o.staleness}", f"{o.step_seconds:.3f}", f"{o.ratio:.3f}") for o in overlaps)
-    return tell(found, [*shown, table(title, columns, rows)], as_json=options.json)
+    return found, [*shown, table(title, columns, rows)]
 
 
-def _real(options: argparse.Namespace) -> int:
+def _real(options: argparse.Namespace) -> Report:
     from cluster.bench.loop_real import real
 
     found = real(groups=REAL_BATCH, at_once=options.at_once, steps=options.rounds)
@@ -45,7 +45,7 @@ def _real(options: argparse.Namespace) -> int:
         f"{found.learn_seconds:.2f} s to learn from. Overlapped, a step takes "
         f"{found.step_seconds:.2f} s: {found.ratio:.3f} of the longer one."
     )
-    return tell(_plain(found), [words], as_json=options.json)
+    return _plain(found), [words]
 
 
 def _plain(found: Overlap) -> dict[str, float]:

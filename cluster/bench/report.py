@@ -1,14 +1,25 @@
 """What a benchmark tells: JSON, or tables and sentences; and nothing of the libraries it runs."""
 
+import argparse
 import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib import import_module
 
 from rich.console import Console, RenderableType
 from rich.table import Table
+
+Report = tuple[object, Sequence[RenderableType]]  # plain values, and what is shown of them
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure by `run` of the module that the command is named for, and tell what it gives."""
+    with only_the_report():  # some libraries print as they are imported
+        found, shown = import_module(f"cluster.bench.{options.kind}").run(options)
+    return tell(found, shown, as_json=options.json)
 
 
 def tell(found: object, shown: Iterable[RenderableType], *, as_json: bool) -> int:

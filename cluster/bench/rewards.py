@@ -10,7 +10,7 @@ from pathlib import Path
 from time import process_time
 
 from cluster.bench.completions import FRAME, Case, cases
-from cluster.bench.report import table, tell
+from cluster.bench.report import Report, table
 from o3rl.config import Profile, RewardsConfig, load
 from o3rl.tracking.metrics_log import read_series
 from o3rl.types import Task
@@ -50,7 +50,7 @@ class StepShare:
         )
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> Report:
     """Time the scorer; with `--run` also its share of that run's steps."""
     if options.run is not None and not metrics_of(options.run).is_file():
         raise FileNotFoundError(f"--run {options.run}: there is no {metrics_of(options.run)}")
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
         for task in map(str, Task)
     ]
     shown = table("Completions a second, one core", ["task", *measured], rows)
-    return tell(found, [shown] if share is None else [shown, str(share)], as_json=options.json)
+    return found, [shown] if share is None else [shown, str(share)]
 
 
 def rates(

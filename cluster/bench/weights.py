@@ -20,7 +20,7 @@ import numpy as np
 
 from actors.engine.engine import Engine
 from cluster.bench.fixtures import alone, build_folder, build_prompts, policy_of, scored
-from cluster.bench.report import only_the_report, table, tell
+from cluster.bench.report import Report, table
 from cluster.services.session import ray_session
 from cluster.services.weight_store import start_store
 from learners.rank.worker import RankWorker
@@ -56,15 +56,15 @@ class Measured:
     digest: str  # of the manifest
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> Report:
     """Measure, then a table or JSON. Raises ValueError where two ways give other weights."""
-    with TemporaryDirectory(prefix="o3rl-") as made, only_the_report():
+    with TemporaryDirectory(prefix="o3rl-") as made:
         way = measured(Path(made), options.model, steps=options.steps, rate=options.rate)
         found = asyncio.run(way)
     report = {"model": options.model, "rate": options.rate, "ways": found}
     title = f"{options.model} in bfloat16, rate {options.rate:g}"
     rows = (_row(kind, steps) for kind, steps in found.items())
-    return tell(report, [table(title, COLUMNS, rows)], as_json=options.json)
+    return report, [table(title, COLUMNS, rows)]
 
 
 def _row(kind: str, steps: Sequence[Measured]) -> tuple[str, ...]:
