@@ -105,11 +105,11 @@ def test_paths_travel_as_absolute_ones_and_names_as_they_are(tmp_path, monkeypat
 
 
 def test_a_module_in_folders_without_init_travels_with_what_is_beside_it(tmp_path, monkeypatch):
-    beside = tmp_path / "here" / "plain" / "inner"
+    beside = tmp_path / "here" / "own_rollouts" / "inner"
     beside.mkdir(parents=True)
     (beside / "engine.py").write_text("class Own: ...\n")
     (beside / "other.py").touch()
     monkeypatch.syspath_prepend(tmp_path / "here")
-    package._copy_module("plain", tmp_path / "packed", key="rollouts.engine")
-    found = {path.name for path in (tmp_path / "packed" / "plain" / "inner").iterdir()}
+    package._copy_module("own_rollouts", tmp_path / "packed", key="rollouts.engine")
+    found = {path.name for path in (tmp_path / "packed" / "own_rollouts" / "inner").iterdir()}
     assert found == {"engine.py", "other.py"}

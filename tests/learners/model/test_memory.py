@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from cluster.bench import learner
+from cluster.bench import variants
 from cluster.bench.random_models import Setting, Shape, build_policy, build_segment, config_of
 from learners.model.architecture import Architecture
 from learners.model.memory import (
@@ -121,7 +121,7 @@ def test_the_peak_of_a_step(checkpointing):
     setting = Setting("1m", "cpu", checkpointing)
     policy = build_policy(setting)
     segment = build_segment(policy, Shape(356, 64, 8))
-    step = learner._step("shared", policy, segment)
+    step = variants.step_of("shared", policy, segment)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         step()
     events = [
