@@ -100,7 +100,7 @@ def test_a_prompt_that_is_too_long_is_a_failure(engine, run):
     asked = prompt(2, question="Where is it? " * 300)
     result = run(engine.generate(asked, frames(asked.media_key), seed=SEED))
     assert isinstance(result, Failure)
-    assert result.sample == -1
+    assert (result.sample, result.final) == (None, True)
     assert "sampling and rollouts allow 511" in result.reason
 
 
