@@ -12,8 +12,8 @@ def test_a_replica_goes_where_its_resource_is():
 
 
 def test_a_rank_goes_where_its_resource_is():
-    assert learner_group.bundle(ClusterConfig(cpus_per_rank=4), on_gpu=False) == {"CPU": 4}
-    asked = learner_group.bundle(
+    assert learner_group.rank_bundle(ClusterConfig(cpus_per_rank=4), on_gpu=False) == {"CPU": 4}
+    asked = learner_group.rank_bundle(
         ClusterConfig(address="auto", learner_resource="stays"), on_gpu=True
     )
     assert asked == {"CPU": 1, "GPU": 1, "stays": 0.001}
