@@ -74,7 +74,9 @@ class Engine:
         self.sampling, self.rollouts, self.model = sampling, rollouts, model
         self.version: Version | None = None  # None: no weights were loaded or adopted yet
         with engine_environment(rollouts):
-            self._llm = Llm.from_vllm_config(engine_config(model, rollouts=rollouts))
+            self._llm = Llm.from_vllm_config(
+                engine_config(model, rollouts=rollouts, temperature=sampling.temperature)
+            )
         manager = self._llm.engine_core.resources.engine_manager
         assert isinstance(manager, CoreEngineProcManager)
         self._processes = Processes()

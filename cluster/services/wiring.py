@@ -184,9 +184,14 @@ class Services:
         return membership
 
     def learner(
-        self, media: Media, store: WeightStore | None, *, optimisation: Optimisation
+        self,
+        media: Media,
+        store: WeightStore | None,
+        *,
+        optimisation: Optimisation,
+        temperature: float = 1.0,
     ) -> LearnerGroup:
-        """The learner group, to be started."""
+        """The learner group, to be started; `temperature` of what its rollouts are sampled at."""
         settings = LearnerSettings(
             model=self._run.model,
             learning=self._run.learning,
@@ -194,6 +199,8 @@ class Services:
             seed=self._run.seed,
             on_gpu=self._run.cluster.gpus_per_rank > 0,
             shares_gpu=self._run.rollouts.placement is Placement.colocated,
+            longest=self._run.sampling.max_tokens,
+            temperature=temperature,
         )
         group = LearnerGroup(settings, self._run.cluster, fetch=media.frames, sink=store)
         self._stack.push_async_callback(group.close)

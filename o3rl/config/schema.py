@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from o3rl.config.bounds import Section, bound
 from o3rl.config.choices import (
     VLLM,
+    Advantages,
+    Aggregation,
+    Correction,
     FrameReader,
     Objective,
     OldLogprobs,
@@ -99,7 +102,7 @@ class FramesConfig(Section):
 
 @dataclass
 class SamplingConfig(Section):
-    """How rollouts are sampled. T = 1 without truncation: the learner's distribution exactly."""
+    """How rollouts are sampled. Without truncation: the learner's distribution, at any T."""
 
     group_size: int = bound(8, least=2, why="else advantages are all zero")
     temperature: float = bound(1.0, above=0)
@@ -142,7 +145,14 @@ class RewardsConfig(Section):
             )
 
 
-WAIVABLE = {"wide_clip", "ratio_one", "truncated_sampling"}
+CLIPS = {  # below and above 1, where `learning.clip_low` and `clip_high` are null
+    Objective.gspo: (3e-4, 4e-4),
+    Objective.gspo_token: (3e-4, 4e-4),
+    Objective.grpo: (0.2, 0.2),
+    Objective.cispo: (1.0, 4.0),  # no bound below; above as ScaleRL's
+}
+MOST_CISPO = 10.0
+WAIVABLE = {"clip_noise", "wide_clip", "ratio_one", "truncated_sampling"}
 
 
 @dataclass
@@ -150,18 +160,24 @@ class LearningConfig(Section):
     """The update: objective, clip, optimiser, how a batch is cut, how its ranks share it."""
 
     objective: Objective = Objective.gspo
-    clip_low: float = bound(3e-4, above=0, below=1)
-    clip_high: float = bound(4e-4, above=0, below=1)
+    clip_low: float | None = None  # below 1, of a ratio; null: as the objective's paper has it
+    clip_high: float | None = None  # above 1
+    aggregation: Aggregation = Aggregation.sequence_mean
     waive: list[str] = field(default_factory=list)  # rules of WAIVABLE broken on purpose
     # Β of the k3 penalty to the starting model; 0: no reference model is kept.
     kl: float = bound(0.0, least=0, zero="off")
     old_logprobs: OldLogprobs = OldLogprobs.sampler
+    correction: Correction = Correction.sequence  # of a recomputed π_old
     mini_batches: int = bound(4, least=1)
     rate: float = bound(1e-6, above=0)
     schedule: Schedule = Schedule.cosine
     warmup: int = bound(0, least=0)  # batches
-    weight_decay: float = bound(0.01, least=0)
+    weight_decay: float = bound(0.01, least=0)  # of matrices; norms and biases have none
+    beta1: float = bound(0.9, least=0, below=1)  # AdamW's, as beta2 and eps
+    beta2: float = bound(0.999, least=0, below=1)
+    eps: float = bound(1e-8, above=0)
     max_grad_norm: float = bound(1.0, above=0)
+    max_skipped: int = bound(8, least=1)  # steps in a row without a finite gradient: the end
     ranks: int = bound(1, least=1)
     zero: int = bound(2, among=(2, 3))
     optimizer_offload: bool = False
@@ -175,8 +191,19 @@ class LearningConfig(Section):
 
     def check(self) -> None:
         """See `Section.check`."""
+        cuts = self.objective is Objective.cispo  # weights: 1 below is no bound
+        rule = f"in (0, {MOST_CISPO:g}] or null" if cuts else "in (0, 1) or null"
+        for name, value in (("clip_low", self.clip_low), ("clip_high", self.clip_high)):
+            right = value is None or (0 < value <= MOST_CISPO if cuts else 0 < value < 1)
+            require(right, f"learning.{name}", value, rule)
         unknown = sorted(set(self.waive) - WAIVABLE)
         require(not unknown, "learning.waive", unknown, f"of {sorted(WAIVABLE)}")
+
+    @property
+    def clip(self) -> tuple[float, float]:
+        """How far below and above 1 a ratio counts."""
+        low, high = CLIPS[self.objective]
+        return self.clip_low or low, self.clip_high or high
 
 
 @dataclass
@@ -229,6 +256,7 @@ class LoopConfig(Section):
     steps: int = bound(0, least=0, zero="by epochs")  # 0: as many as `epochs` need
     epochs: int = bound(1, least=1)
     min_group: int = bound(2, least=2, why="one has no spread")  # surviving siblings a group needs
+    advantages: Advantages = Advantages.scaled
     max_attempts: int = bound(3, least=1)  # per prompt, before it is set aside and reported
     # Versions; 0: synchronous, and reproducible.
     max_staleness: int = bound(1, least=0, most=16, zero="synchronous")
