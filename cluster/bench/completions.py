@@ -57,7 +57,7 @@ def _row(rng: Random, task: Task, number: int, teacher: Teacher = PERFECT) -> Ro
     combinations, _ = split_combinations()
     still = task is Task.VISUAL
     scene = random_picture(rng, combinations) if still else random_scene(rng, combinations)
-    asked = ask(rng, scene, wanted="shape" if still else None)
+    asked = ask(rng, scene)
     record = row(rng, asked, task, name=f"{number}", media=f"{number}", teacher=teacher)
     return row_of(record, MediaRoots({}))
 

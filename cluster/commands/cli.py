@@ -306,9 +306,17 @@ def _tiny(commands) -> None:
     pretrain.add_argument(
         "--start", help="a tiny model to go on from, `tiny` for the shipped one (default: random)"
     )
-    pretrain.add_argument("--steps", type=int, help="default 3400")
+    pretrain.add_argument("--sight", type=int, default=800, help="steps of the vision tower alone")
+    pretrain.add_argument("--steps", type=int, default=1800, help="steps of lessons after that")
     pretrain.add_argument("--seed", type=int, default=0)
-    pretrain.add_argument("--resume", action="store_true", help="go on from the last 500 steps")
+    pretrain.add_argument("--resume", action="store_true", help="go on from the last 50 steps")
+    measure = _command(
+        kinds, "eval", "cluster.commands.data:eval_tiny", "how well a tiny model sees"
+    )
+    measure.add_argument("model", metavar="MODEL", help="a folder, or `tiny` for the shipped one")
+    measure.add_argument("--scenes", type=int, default=120, help="clips, and as many stills")
+    measure.add_argument("--seed", type=int, default=0)
+    measure.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def _looking_around(commands) -> None:

@@ -1,6 +1,8 @@
 """`o3rl data …` and `o3rl score`: files in, files out, a table of what was counted."""
 
 import argparse
+import json
+import sys
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +22,12 @@ from o3rl.data.json_records import Adapter, load_adapter, read_records
 from o3rl.data.stgr import ImportReport
 
 MIB = 2**20
+TINY_MEASURES = {
+    "mcq": "right options, of clips",
+    "time": "first cited time within 1 s, of clips",
+    "box": "IoU of cited boxes, of clips",
+    "still": "IoU of the answer's box, of stills",
+}
 SHOWN_FROM = 32  # MiB from which reading takes long enough for a bar
 
 
@@ -126,25 +135,45 @@ def score(options: argparse.Namespace) -> int:
 
 def pretrain(options: argparse.Namespace) -> int:
     """Train a tiny Qwen2.5-VL, with a bar that shows loss and accuracy."""
-    if options.steps is not None:
-        require(options.steps > 0, "--steps", options.steps, "1 or more")
+    for name in ("sight", "steps"):
+        require(getattr(options, name) > 0, f"--{name}", getattr(options, name), "1 or more")
     if not options.resume:
         require_free(options.out, "--out", ("*",))
-    from learners.model.tiny_pretrain import Recipe
+    from learners.model.tiny_lessons import Recipe
     from learners.model.tiny_pretrain import pretrain as train
     from o3rl.config.shipped import model_path
 
-    recipe = Recipe(seed=options.seed)
-    if options.steps is not None:
-        recipe = replace(recipe, steps=options.steps, stills=options.steps // 5)
+    recipe = Recipe(sight=options.sight, steps=options.steps, seed=options.seed)
     start = None
-    if options.start is not None:  # it has seen still images enough
+    if options.start is not None:  # it sees already
         start = Path(model_path(options.start))
-        recipe = replace(recipe, stills=0, rate=3e-3, decay=1.0)
+        recipe = replace(recipe, sight=0, rate=3e-3, decay=1.0, later=True)
     last: deque[dict[str, float]] = deque(maxlen=50)
-    with bar("pretraining", recipe.steps) as show:
+    with bar("pretraining", recipe.sight + recipe.steps) as show:
         for metrics in train(options.out, recipe, start=start, resume=options.resume):
             last.append(metrics)
             mean = {name: sum(m[name] for m in last) / len(last) for name in ("loss", "accuracy")}
-            show(int(metrics["step"]), f"loss {mean['loss']:.3f} accuracy {mean['accuracy']:.3f}")
+            show(int(metrics["done"]), f"loss {mean['loss']:.3f} accuracy {mean['accuracy']:.3f}")
+    return 0
+
+
+def eval_tiny(options: argparse.Namespace) -> int:
+    """Greedy answers of a tiny model to plain lessons, as a table or as JSON."""
+    require(options.scenes > 0, "--scenes", options.scenes, "1 or more")
+    from learners.model.tiny_eval import measure
+    from o3rl.config.shipped import model_path
+
+    found: dict[str, dict[str, float]] = {}
+    with bar("answering", 3 * options.scenes) as show:
+        folder = Path(model_path(options.model))
+        for done, numbers in measure(folder, scenes=options.scenes, seed=options.seed):
+            show(done, "")
+            found = numbers
+    if options.json:
+        sys.stdout.write(json.dumps(found, indent=1) + "\n")
+        return 0
+    table = Table("", "value", "rows", box=box.SIMPLE_HEAD)
+    for name, words in TINY_MEASURES.items():
+        table.add_row(words, f"{found[name]['value']:.3f}", f"{found[name]['rows']:.0f}")
+    Console().print(table)
     return 0

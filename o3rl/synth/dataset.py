@@ -120,8 +120,7 @@ def _make(
 def _row(
     rng: Random, scene: Scene, task: Task, name: str, path: str, teacher: Teacher | None
 ) -> dict[str, Any]:
-    wanted = "shape" if task is Task.VISUAL else None
-    return row(rng, ask(rng, scene, wanted=wanted), task, name=name, media=path, teacher=teacher)
+    return row(rng, ask(rng, scene), task, name=name, media=path, teacher=teacher)
 
 
 def write_video(path: Path, scene: Scene) -> None:

@@ -1,9 +1,11 @@
 """Questions about a scene in STGR form, and reasoning as an annotator writes it.
 
-An annotator sees `looked_at` evenly spread frames. Key frames are those that show the thing asked
-about; a reasoning text names the thing by what the question gives, finds it in a frame, cites place
-and time, and only then says what sight alone can tell. `Teacher` sets how faulty that text is: real
-annotations are off by a second or two, boxes are loose, some thoughts cite nothing.
+An annotator sees evenly spread frames. Key frames are those that show the thing asked about, and
+one between them that is none of them. A reasoning text names the thing by what the question gives,
+says when it is there, where a path is asked for cites place and time at both ends, and only then
+says what sight alone can tell. Nothing in it is a choice that a reader could not know. `Teacher`
+sets how faulty that text is: real annotations are off by a second or two, boxes are loose, some
+thoughts cite nothing.
 """
 
 from collections.abc import Callable
@@ -13,6 +15,7 @@ from typing import Any
 
 from o3rl.synth.world import (
     COLOURS,
+    LOOKED_AT,
     PATHS,
     SHAPES,
     Scene,
@@ -48,6 +51,7 @@ class Teacher:
 
 
 PERFECT = Teacher(0.0, 0.0, 0.0)
+TAGGED, PLAIN = "From <t>{:.1f}</t>s to <t>{:.1f}</t>s", "From {:.1f}s to {:.1f}s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ class Asked:
 
     scene: Scene
     thing: Thing
-    name: str  # `red object`, `circle`
+    name: str  # `red object`, `circle`, `red circle`
     wanted: str  # shape, colour or path
     times: tuple[float, ...]  # of the frames looked at
 
@@ -80,17 +84,27 @@ class Asked:
         return f"What {self.wanted} is the {self.name}?"
 
 
-def ask(rng: Random, scene: Scene, *, wanted: str | None = None, looked_at: int = 8) -> Asked:
-    """A question about a random thing of `scene`, by its colour or its shape."""
+def names(scene: Scene, thing: Thing) -> list[tuple[str, str]]:
+    """What tells `thing` from the others, and what may be asked of one who knows that much.
+
+    Its colour or its shape where no other thing has it; both where each is another's too.
+    """
+    others = [other for other in scene.things if other is not thing]
+    found: list[tuple[str, str]] = []
+    if all(other.colour != thing.colour for other in others):
+        found.append((f"{thing.colour} object", "shape"))
+    if all(other.shape != thing.shape for other in others):
+        found.append((thing.shape, "colour"))
+    return found or [(thing.name, "path")]
+
+
+def ask(rng: Random, scene: Scene) -> Asked:
+    """A question about a random thing of `scene`."""
     thing = rng.choice(scene.things)
-    by_colour = rng.random() < 0.5
-    name = f"{thing.colour} object" if by_colour else thing.shape
-    known = "shape" if by_colour else "colour"
-    wanted = wanted or rng.choice((known, known, "path"))
-    if wanted in ("shape", "colour"):
-        wanted = known
-    times = scene.times(looked_at) if scene.frames > 1 else (0.0,)
-    return Asked(scene, thing, name, wanted, times)
+    name, known = rng.choice(names(scene, thing))
+    if scene.frames == 1:
+        return Asked(scene, thing, name, "colour" if known == "colour" else "shape", (0.0,))
+    return Asked(scene, thing, name, rng.choice((known, known, "path")), scene.times(LOOKED_AT))
 
 
 def row(rng: Random, asked: Asked, task: Task, *, name: str, media: str, teacher: Teacher | None):
@@ -117,32 +131,54 @@ def row(rng: Random, asked: Asked, task: Task, *, name: str, media: str, teacher
 
 
 def _temporal_spatial(rng: Random, asked: Asked, record: dict[str, Any], teacher: Teacher) -> str:
-    for number in asked.seen:
-        time = asked.times[number]
+    for number, time in _key_times(rng, asked):
         box = [round(edge, 4) for edge in _clipped(asked.thing.box(time))]
         record["key_frames"].append({"idx": number, "time": round(time, 3), "path": ""})
         record["key_items"][str(number)] = {asked.thing.name: [box]}
-    told = _told(asked)
+    return _shown(rng, asked, teacher)
+
+
+def _shown(rng: Random, asked: Asked, teacher: Teacher) -> str:
     if rng.random() < teacher.no_evidence:
-        return told
-    cited = sorted(rng.sample(asked.seen, rng.choice((1, 2))))
-    return " ".join([*(_claim(rng, asked, number, teacher) for number in cited), told])
+        return _told(asked)
+    when = PLAIN.format(*_when(rng, asked, teacher))
+    return f"{when}. {_claims(rng, asked, teacher)} {_told(asked)}"
 
 
-def _claim(rng: Random, asked: Asked, number: int, teacher: Teacher) -> str:
-    time = asked.times[number]
+def _key_times(rng: Random, asked: Asked) -> list[tuple[int, float]]:
+    """Numbers and times of the key frames: those looked at, and one between the first two."""
+    keys = [(number, asked.times[number]) for number in asked.seen]
+    first, second = (round(time * asked.scene.rate) for _, time in keys[:2])
+    between = rng.randrange(first + 1, second) / asked.scene.rate
+    return sorted([*keys, (len(asked.times), between)], key=lambda key: key[1])
+
+
+def _claims(rng: Random, asked: Asked, teacher: Teacher) -> str:
+    """The first and the last frame that shows the thing, cited."""
+    ends = dict.fromkeys((asked.seen[0], asked.seen[-1]))
+    return " ".join(_claim(rng, asked, asked.times[number], teacher) for number in ends)
+
+
+def _claim(rng: Random, asked: Asked, time: float, teacher: Teacher) -> str:
     edges = teacher.box(rng, _clipped(asked.thing.box(time)))
     box = ",".join(f"{edge:.4f}" for edge in edges)
     said = teacher.time(rng, time, asked.scene.duration)
-    return (
-        f"Frame {number + 1} shows <obj>{asked.name}</obj><box>[{box}]</box>at<t>{said:.1f}</t>s."
+    return f"<obj>{asked.name}</obj><box>[{box}]</box>at<t>{said:.1f}</t>s."
+
+
+def _when(rng: Random, asked: Asked, teacher: Teacher) -> tuple[float, float]:
+    """The times, as said, of the first and the last frame that shows the thing."""
+    first, last = sorted(
+        round(teacher.time(rng, asked.times[asked.seen[end]], asked.scene.duration), 1)
+        for end in (0, -1)
     )
+    return first, last
 
 
 def _told(asked: Asked) -> str:
-    if asked.wanted == "path":
-        return f"It goes {asked.thing.path}."
-    return f"It is a {asked.thing.name}."
+    if asked.wanted != "path":
+        return f"It is a {asked.thing.name}."
+    return "It stays." if asked.answer == "stays" else f"It goes {asked.answer}."
 
 
 def _mcq(rng: Random, asked: Asked, record: dict[str, Any], teacher: Teacher) -> str:
@@ -151,9 +187,12 @@ def _mcq(rng: Random, asked: Asked, record: dict[str, Any], teacher: Teacher) ->
     return _free_form(rng, asked, record, teacher)
 
 
-def _free_form(_: Random, asked: Asked, __: dict[str, Any], ___: Teacher) -> str:
-    first, last = asked.seen[0] + 1, asked.seen[-1] + 1
-    return f"Frames {first} to {last} show the {asked.name}. {_told(asked)}"
+def _free_form(rng: Random, asked: Asked, _: dict[str, Any], teacher: Teacher) -> str:
+    if asked.wanted == "path":
+        return _shown(rng, asked, teacher)
+    if rng.random() < teacher.no_evidence:
+        return _told(asked)
+    return f"{PLAIN.format(*_when(rng, asked, teacher))}. {_told(asked)}"
 
 
 def _add_options(rng: Random, asked: Asked, record: dict[str, Any]) -> str:
@@ -182,19 +221,11 @@ def _temporal_mcq(rng: Random, asked: Asked, record: dict[str, Any], teacher: Te
 
 def _interval(rng: Random, asked: Asked, record: dict[str, Any], teacher: Teacher) -> str:
     """Sets the answer: the true interval, or what an erring teacher saw; returns his text."""
-    first, last = asked.seen[0], asked.seen[-1]
-    said = sorted(
-        round(teacher.time(rng, asked.times[number], asked.scene.duration), 1)
-        for number in (first, last)
-    )
+    said = _when(rng, asked, teacher)
     truth = [round(edge, 2) for edge in asked.thing.seen]
-    record["answer"] = str(said if teacher != PERFECT else truth)
-    if rng.random() < teacher.no_evidence:
-        return f"Frames {first + 1} to {last + 1} show the {asked.name}."
-    return (
-        f"Frame {first + 1} at <t>{said[0]:.1f}</t>s and frame {last + 1} at <t>{said[1]:.1f}</t>s "
-        f"show the {asked.name}."
-    )
+    record["answer"] = str(list(said) if teacher != PERFECT else truth)
+    form = PLAIN if rng.random() < teacher.no_evidence else TAGGED
+    return f"{form.format(*said)}."
 
 
 def _visual(rng: Random, asked: Asked, record: dict[str, Any], teacher: Teacher) -> str:
@@ -232,53 +263,89 @@ _BY_TASK: dict[Task, Callable[[Random, Asked, dict[str, Any], Teacher], str]] = 
 }
 
 _OF_VIDEOS = tuple(task for task in Task if task is not Task.VISUAL)
-_VISUAL_WANTED = "shape"
 
 
-def lessons(rng: Random, scene: Scene, *, looked_at: int = 8) -> list[tuple[str, str, Task | None]]:
-    """What the tiny base is taught about a scene: (question, plain answer, task or None).
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """A question about a scene and the plain answer, in lines, boxes normalised.
 
-    What an annotator without faults sees and then answers, in lines, without any tags for thought
-    and answer. Boxes are normalised. A task's questions are those of its rows.
+    `kind` is the task, or one of `LOOKS`: what is in a frame, which frames show a thing, where.
+    >>> Lesson("which", "Which frames show the red object?", "2,3")
     """
-    found: list[tuple[str, str, Task | None]] = []
-    if scene.frames == 1:
-        for thing in scene.things:
-            for name in (f"{thing.colour} object", thing.shape):
-                place = f"<obj>{name}</obj><box>{_shares(thing.box(0.0))}</box>"
-                answer = f"{place} It is a {thing.name}.\n{place}"
-                found.append((f"Where is the {name}?", answer, Task.VISUAL))
-        return found
-    times = scene.times(looked_at)
-    for number in rng.sample(range(looked_at), 2):
-        shown = [t for t in scene.things if t.visible(times[number])]
-        rng.shuffle(shown)
-        listed = " ".join(f"<box>{_shares(t.box(times[number]))}</box>{t.name}" for t in shown)
-        found.append((f"What is in frame {number + 1}?", listed or "nothing", None))
+
+    kind: str
+    question: str
+    answer: str
+    thing: Thing | None = None  # that it is about, if it is about one
+
+    @property
+    def task(self) -> Task | None:
+        """The task whose rows ask so; None for a mere look."""
+        return None if self.kind in LOOKS else Task(self.kind)
+
+
+LOOKS = ("what", "which", "where")
+
+
+def lessons(rng: Random, scene: Scene, times: tuple[float, ...]) -> list[Lesson]:
+    """What the tiny base is taught about a scene of which it sees the frames at `times`.
+
+    What an annotator without faults sees and then answers, without any tags for thought and answer.
+    """
+    found = [_what(scene, times, number) for number in range(len(times))]
     for thing in scene.things:
-        for name, known in ((f"{thing.colour} object", "shape"), (thing.shape, "colour")):
-            for task in _OF_VIDEOS:
-                asked = Asked(scene, thing, name, rng.choice((known, "path")), times)
-                found.append(_lesson(rng, asked, task))
+        for name, known in names(scene, thing):
+            asked = Asked(scene, thing, name, known, times)
+            if scene.frames == 1:
+                found.append(_still(asked))
+            elif asked.seen:
+                found += _looks(rng, asked)
+                found += [_lesson(rng, asked, task) for task in _OF_VIDEOS if known != "path"]
+                on_its_way = Asked(scene, thing, name, "path", times)
+                if len(asked.seen) > 1:
+                    found += [_lesson(rng, on_its_way, task) for task in _OF_VIDEOS]
     return found
 
 
-def _lesson(rng: Random, asked: Asked, task: Task) -> tuple[str, str, Task]:
-    record: dict[str, Any] = {
-        "question": asked.question,
-        "answer": asked.answer,
-        "key_frames": [],
-        "key_items": {},
-    }
-    thought = _BY_TASK[task](rng, asked, record, PERFECT)
-    first, last = (asked.times[asked.seen[end]] for end in (0, -1))
-    when = f"From <t>{first:.1f}</t>s to <t>{last:.1f}</t>s"
+def _what(scene: Scene, times: tuple[float, ...], number: int) -> Lesson:
+    """The things of a frame from left to right."""
+    time = times[number]
+    boxes = sorted((t.box(time), t.name) for t in scene.things if t.visible(time))
+    listed = " ".join(f"<box>{_shares(box)}</box>{name}" for box, name in boxes) or "nothing"
+    where = f" in frame {number + 1}" if scene.frames > 1 else " there"
+    return Lesson("what", f"What is{where}?", listed)
+
+
+def _looks(rng: Random, asked: Asked) -> list[Lesson]:
+    frames = ",".join(str(number + 1) for number in asked.seen)
+    number = rng.choice(asked.seen)
+    box = _shares(asked.thing.box(asked.times[number]))
+    place = rng.choice((f"in frame {number + 1}", f"at {asked.times[number]:.1f}s"))
+    return [
+        Lesson("which", f"Which frames show the {asked.name}?", frames, asked.thing),
+        Lesson("where", f"Where is the {asked.name} {place}?", f"<box>{box}</box>", asked.thing),
+    ]
+
+
+def _still(asked: Asked) -> Lesson:
+    place = f"<obj>{asked.name}</obj><box>{_shares(asked.thing.box(0.0))}</box>"
+    answer = f"{place} It is a {asked.thing.name}.\n{place}"
+    return Lesson(Task.VISUAL, f"Where is the {asked.name}?", answer, asked.thing)
+
+
+def _lesson(rng: Random, asked: Asked, task: Task) -> Lesson:
+    record: dict[str, Any] = {"question": asked.question, "answer": asked.answer}
+    if task is Task.TEMPORAL_SPATIAL:
+        thought = _shown(rng, asked, PERFECT)
+    else:
+        thought = _BY_TASK[task](rng, asked, record, PERFECT)
     answer = record["answer"]
+    when = TAGGED.format(*_when(rng, asked, PERFECT))
     if task is Task.TEMPORAL:
         answer = when
     elif task is Task.TEMPORAL_MCQ:
         answer = f"{when}.\nCorrect Option: {answer[0]}"
-    return record["question"], f"{thought}\n{answer}", task
+    return Lesson(task, record["question"], f"{thought}\n{answer}", asked.thing)
 
 
 def _shares(box: Box) -> str:
@@ -291,18 +358,16 @@ def vocabulary() -> list[str]:
     combinations, _ = split_combinations()
     texts = ["system\nuser\nassistant\n", "Frame 1 at 2.0s: ", "Correct Option: A"]
     texts += ["The video is in total 20 seconds.", "From <t>2.0</t>s to <t>3.0</t>s."]
+    texts += ["Which frames show the one? What is in frame 2? Where is it at 2.0s? nothing there"]
     texts += [*COLOURS, *SHAPES, *PATHS, *(f"?\n{text}" for text in BRIEF.values())]
     texts += [f" {word}" for word in (*COLOURS, *SHAPES, *PATHS)]
     for _ in range(200):
-        scene = random_scene(rng, combinations)
-        for task in Task:
-            if task is Task.VISUAL:
-                continue
-            record = row(rng, ask(rng, scene), task, name="", media="", teacher=PERFECT)
-            texts += [record["question"], record["reasoning_process"], record["answer"]]
-        still = random_picture(rng, combinations)
-        record = row(rng, ask(rng, still, wanted=_VISUAL_WANTED), Task.VISUAL,
-                     name="", media="", teacher=PERFECT)  # fmt: skip
-        texts += [record["question"], record["reasoning_process"], record["answer"]]
-        texts += [text for q, a, _ in lessons(rng, scene) for text in (q, a)]
+        for scene in (random_scene(rng, combinations), random_picture(rng, combinations)):
+            tasks = _OF_VIDEOS if scene.frames > 1 else (Task.VISUAL,)
+            for task in tasks:
+                record = row(rng, ask(rng, scene), task, name="", media="", teacher=PERFECT)
+                texts += [record["question"], record["reasoning_process"], record["answer"]]
+            times = scene.times(LOOKED_AT) if scene.frames > 1 else (0.0,)
+            for lesson in lessons(rng, scene, times):
+                texts += [lesson.question, lesson.answer]
     return texts

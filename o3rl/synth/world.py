@@ -1,12 +1,15 @@
 """Scenes: coloured shapes that appear, move and vanish over 10 to 60 seconds, and their pictures.
 
 Everything is drawn from a `random.Random` that the caller gives, so a seed is a scene. Positions
-and boxes are normalised to [0, 1] of the frame. The background is lit from two sides, redder to the
-right and bluer to the bottom: the positions of the model family are relative ones, and from a plain
-background a tiny model needs many times longer to learn where in the frame something is.
+and boxes are normalised to [0, 1] of the frame. A thing is small and there for a short while only,
+and others of its colour or of its shape come and go: who has not looked knows next to nothing.
+
+The background is lit from two sides, redder to the right and bluer to the bottom, the same in every
+scene: the positions of the model family are relative ones, and from a plain background a tiny model
+needs many times longer to learn where in the frame something is.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from random import Random
 
@@ -16,11 +19,11 @@ from PIL import Image, ImageDraw
 from o3rl.types import Box, Interval
 
 COLOURS = {
-    "red": (225, 45, 40),
-    "green": (45, 185, 70),
-    "blue": (50, 90, 235),
+    "red": (230, 45, 40),
+    "green": (45, 190, 70),
+    "blue": (60, 110, 250),
     "yellow": (240, 220, 50),
-    "purple": (165, 60, 200),
+    "purple": (195, 90, 250),
     "white": (245, 245, 245),
 }
 SHAPES = ("circle", "square", "triangle", "cross")
@@ -28,7 +31,11 @@ PATHS = ("stays", "left", "right", "up", "down")
 SIZES = ((224, 224), (256, 192), (192, 256))  # width, height
 RATES = (5, 6, 8, 10)  # frames a second
 DURATIONS = (10, 60)  # seconds
-LIGHT = 90  # by how much red grows to the right and blue to the bottom, of 255
+LIGHT = (30, 120)  # red from the left to the right and blue from the top to the bottom, of 255
+SIDE = (0.18, 0.3)  # of a thing, as a share of the frame's shorter side
+LOOKED_AT = 8  # evenly spread frames that an annotator looks at
+EDGE = (0.03, 0.15)  # how long it is there before and after them, in gaps between two
+SPANS = (2, 2, 2, 2, 3)  # of these, how many show a thing
 
 Combination = tuple[str, str, str]  # colour, shape, path
 
@@ -66,12 +73,12 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A clip: its size in pixels, frame rate, number of frames, background and things."""
+    """A clip: its size in pixels, frame rate, number of frames, background's shade, things."""
 
     size: tuple[int, int]
     rate: int
     frames: int
-    background: tuple[int, int, int]
+    shade: int  # green of the background, of 255
     things: tuple[Thing, ...]
 
     @property
@@ -92,33 +99,35 @@ def split_combinations(*, held_out_share: float = 0.2) -> tuple[list[Combination
     return everything[count:], everything[:count]
 
 
-def random_scene(rng: Random, combinations: list[Combination], *, looked_at: int = 8) -> Scene:
-    """A scene of two or three things of different colours and shapes that never touch.
+def random_scene(
+    rng: Random, combinations: list[Combination], *, size: tuple[int, int] | None = None
+) -> Scene:
+    """A scene of two to four things that never touch, no two of the same colour and shape.
 
-    Each is there in at least two of the `looked_at` evenly spread frames, so that a model which
-    sees only those can tell where it goes.
+    Each is there in two or three of the frames looked at, so that a model which sees only those can
+    tell where it goes.
     """
-    size = rng.choice(SIZES)
+    size = size or rng.choice(SIZES)
     rate = rng.choice(RATES)
     frames = round(rng.uniform(*DURATIONS) * rate)
-    shade = rng.randint(10, 70)
-    background = tuple(max(0, min(255, shade + rng.randint(-8, 8))) for _ in range(3))
-    empty = Scene(size, rate, frames, background, ())  # pyright: ignore[reportArgumentType]
-    times = empty.times(looked_at)
+    empty = Scene(size, rate, frames, rng.randint(15, 60), ())
+    times = empty.times(LOOKED_AT)
     things: list[Thing] = []
-    wanted = rng.choice((2, 2, 3))
+    wanted = rng.choice((2, 3, 3, 4))
     for _ in range(200):
         if len(things) == wanted:
             break
         thing = _random_thing(rng, rng.choice(combinations), times, empty)
         if all(_apart(thing, other) for other in things):
             things.append(thing)
-    return Scene(size, rate, frames, empty.background, tuple(things))
+    return replace(empty, things=tuple(things))
 
 
-def random_picture(rng: Random, combinations: list[Combination]) -> Scene:
+def random_picture(
+    rng: Random, combinations: list[Combination], *, size: tuple[int, int] | None = None
+) -> Scene:
     """A still image: a scene of one frame."""
-    scene = random_scene(rng, combinations)
+    scene = random_scene(rng, combinations, size=size)
     shown = tuple(
         Thing(t.colour, t.shape, "stays", (0.0, 1.0), t.side, t.start, t.start)
         for t in scene.things
@@ -127,12 +136,12 @@ def random_picture(rng: Random, combinations: list[Combination]) -> Scene:
     for thing in shown:
         if all(_apart(thing, other) for other in kept):
             kept.append(thing)
-    return Scene(scene.size, 1, 1, scene.background, tuple(kept))
+    return Scene(scene.size, 1, 1, scene.shade, tuple(kept))
 
 
 def draw(scene: Scene, time: float) -> Image.Image:
     """The frame at `time` seconds, RGB, at the scene's size."""
-    image = _background(scene.size, scene.background).copy()
+    image = _background(scene.size, scene.shade).copy()
     pen = ImageDraw.Draw(image)
     width, height = scene.size
     for thing in scene.things:
@@ -143,14 +152,14 @@ def draw(scene: Scene, time: float) -> Image.Image:
     return image
 
 
-@lru_cache(maxsize=16)
-def _background(size: tuple[int, int], colour: tuple[int, int, int]) -> Image.Image:
+@lru_cache(maxsize=256)
+def _background(size: tuple[int, int], shade: int) -> Image.Image:
     width, height = size
     pixels = np.empty((height, width, 3), np.float32)
-    pixels[:] = colour
-    pixels[:, :, 0] += np.linspace(0, LIGHT, width)
-    pixels[:, :, 2] += np.linspace(0, LIGHT, height)[:, None]
-    return Image.fromarray(pixels.clip(0, 255).round().astype(np.uint8))
+    pixels[:, :, 0] = np.linspace(*LIGHT, width)
+    pixels[:, :, 1] = shade
+    pixels[:, :, 2] = np.linspace(*LIGHT, height)[:, None]
+    return Image.fromarray(pixels.round().astype(np.uint8))
 
 
 def _random_thing(
@@ -159,13 +168,13 @@ def _random_thing(
     colour, shape, path = combination
     size, duration = scene.size, scene.duration
     gap = times[1] - times[0]
-    span = rng.randint(2, len(times) - 3)
+    span = rng.choice(SPANS)
     first = rng.randint(0, len(times) - span)
     seen = (
-        round(max(0.0, times[first] - rng.uniform(0.1, 0.3) * gap), 2),
-        round(min(duration, times[first + span - 1] + rng.uniform(0.1, 0.3) * gap), 2),
+        round(max(0.0, times[first] - rng.uniform(*EDGE) * gap), 2),
+        round(min(duration, times[first + span - 1] + rng.uniform(*EDGE) * gap), 2),
     )
-    pixels = rng.uniform(0.27, 0.4) * min(size)
+    pixels = rng.uniform(*SIDE) * min(size)
     side = (pixels / size[0], pixels / size[1])
     start, end = _course(rng, path, side)
     return Thing(colour, shape, path, seen, side, start, end)
@@ -189,8 +198,8 @@ def _course(rng: Random, path: str, side: tuple[float, float]):
 
 
 def _apart(one: Thing, other: Thing) -> bool:
-    """Whether two things differ in colour and shape and never touch while both are there."""
-    if one.colour == other.colour or one.shape == other.shape:
+    """Whether two things differ in colour or shape and never touch while both are there."""
+    if one.name == other.name:
         return False
     first, last = max(one.seen[0], other.seen[0]), min(one.seen[1], other.seen[1])
     if first > last:

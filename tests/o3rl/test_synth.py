@@ -18,14 +18,17 @@ from PIL import Image
 from o3rl.data.parquet import read_rows
 from o3rl.data.stgr import import_file
 from o3rl.synth.dataset import Size, write_dataset
-from o3rl.synth.questions import PERFECT, Teacher, ask, lessons, row
+from o3rl.synth.questions import PERFECT, Teacher, ask, lessons, names, row
 from o3rl.synth.world import (
     COLOURS,
     DURATIONS,
+    LOOKED_AT,
     PATHS,
     RATES,
     SHAPES,
     SIZES,
+    Scene,
+    Thing,
     draw,
     random_picture,
     random_scene,
@@ -232,12 +235,12 @@ def test_scenes(seed, held_out):
     combinations = split_combinations()[held_out]
     scene = random_scene(Random(seed), combinations)
     assert DURATIONS[0] <= scene.duration <= DURATIONS[1]
-    assert 1 <= len(scene.things) <= 3
-    assert len({thing.colour for thing in scene.things}) == len(scene.things)
+    assert 1 <= len(scene.things) <= 4
+    assert len({thing.name for thing in scene.things}) == len(scene.things)
     for thing in scene.things:
         assert (thing.colour, thing.shape, thing.path) in combinations
         assert 0 <= thing.seen[0] < thing.seen[1] <= scene.duration + 0.005  # hundredths
-        assert sum(thing.visible(time) for time in scene.times(8)) >= 2
+        assert sum(thing.visible(time) for time in scene.times(LOOKED_AT)) in (2, 3)
         for time in np.linspace(*thing.seen, 5):
             x1, y1, x2, y2 = thing.box(float(time))
             assert -1e-9 <= x1 < x2 <= 1 + 1e-9
@@ -273,12 +276,7 @@ def test_a_question_has_one_right_answer(seed, task):
     asked = ask(rng, random_scene(rng, split_combinations()[0]))
     record = row(rng, asked, task, name="n", media="m", teacher=None)
     assert "reasoning_process" not in record
-    named = [
-        thing
-        for thing in asked.scene.things
-        if asked.name in (f"{thing.colour} object", thing.shape)
-    ]
-    assert named == [asked.thing]
+    assert called(asked.scene, asked.name) == [asked.thing]
     if task in (Task.MCQ, Task.TEMPORAL_MCQ):
         letter = record["answer"].splitlines()[0]
         options = dict(re.findall(r"([A-D])\. (\w+)", record["question"]))
@@ -287,6 +285,39 @@ def test_a_question_has_one_right_answer(seed, task):
     elif task is not Task.TEMPORAL:
         assert record["answer"] == asked.answer
         assert record["answer"] not in record["question"]
+
+
+def called(scene: Scene, name: str) -> list[Thing]:
+    """The things that a name fits."""
+    return [
+        thing
+        for thing in scene.things
+        if name in (f"{thing.colour} object", thing.shape, thing.name)
+    ]
+
+
+def test_others_of_the_same_colour_or_shape_are_there_and_told_apart():
+    train, _ = split_combinations()
+    scenes = [random_scene(Random(seed), train) for seed in range(200)]
+    ways = Counter(
+        known for scene in scenes for thing in scene.things for _, known in names(scene, thing)
+    )
+    assert ways["path"] >= 20  # both its colour and its shape are another's too
+    assert min(ways["shape"], ways["colour"]) >= 200
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 10**9))
+def test_key_frames_are_those_looked_at_and_one_between_them(seed):
+    rng = Random(seed)
+    asked = ask(rng, random_scene(rng, split_combinations()[0]))
+    record = row(rng, asked, Task.TEMPORAL_SPATIAL, name="", media="", teacher=None)
+    times = [key["time"] for key in record["key_frames"]]
+    looked_at = {round(asked.times[number], 3) for number in asked.seen}
+    assert times == sorted(times)
+    assert looked_at < set(times)
+    [between] = set(times) - looked_at
+    assert asked.thing.visible(between)
 
 
 @settings(max_examples=40)
@@ -315,22 +346,41 @@ def test_a_perfect_teacher_cites_the_truth_and_an_erring_one_stays_in_the_clip(s
 def test_lessons_are_true(seed):
     rng = Random(seed)
     scene = random_scene(rng, split_combinations()[0])
-    times = scene.times(8)
-    for question, text, task in lessons(rng, scene):
-        if task is None:
+    times = scene.times(LOOKED_AT)
+    every = lessons(rng, scene, times)
+    assert {lesson.kind for lesson in every} >= {"what", "which", "where", Task.MCQ}
+    for lesson in every:
+        numbers = [int(digit) - 1 for digit in re.findall(r"frame (\d)", lesson.question)]
+        if lesson.kind == "what":
+            shown = {thing.name for thing in scene.things if thing.visible(times[numbers[0]])}
+            assert set(re.findall(r"</box>(\w+ \w+)", lesson.answer)) == shown
             continue
-        [name] = re.findall(r"the (\w+ object|\w+)(?: go| there)?\?", question)[:1]
-        [thing] = [t for t in scene.things if name in (f"{t.colour} object", t.shape)]
-        thought, answer = text.split("\n", 1)
-        for frame in map(int, re.findall(r"(?:[Ff]rames?|to) (\d)", thought)):
-            assert thing.visible(times[frame - 1])
-        for time in map(float, re.findall(r"<t>([\d.]+)</t>", text)):
-            assert thing.visible(min(times, key=lambda t: abs(t - time)))
-        if task is Task.TEMPORAL_MCQ:
-            options = dict(re.findall(r"([A-D])\. (\w+)", question))
+        thing = lesson.thing
+        assert thing is not None
+        [name] = re.findall(
+            r"the (\w+ \w+|\w+)(?: go| there| in frame \d| at [\d.]+s)?\?", lesson.question
+        )[:1]
+        assert called(scene, name.removesuffix(" there").removesuffix(" go")) == [thing]
+        seen = [number for number, time in enumerate(times) if thing.visible(time)]
+        if lesson.kind == "which":
+            assert lesson.answer == ",".join(str(number + 1) for number in seen)
+        if lesson.task is None:
+            continue
+        _thought, answer = lesson.answer.split("\n", 1)
+        said = [float(time) for time in re.findall(r"([\d.]+)(?:</t>)?s", lesson.answer)]
+        assert {*said} == {round(times[seen[0]], 1), round(times[seen[-1]], 1)}
+        if lesson.task is Task.TEMPORAL_MCQ:
+            options = dict(re.findall(r"([A-D])\. (\w+)", lesson.question))
             assert options[answer[-1]] in (thing.colour, thing.shape, thing.path)
-        if task in (Task.FREE_FORM, Task.TEMPORAL_SPATIAL):
+        if lesson.task in (Task.FREE_FORM, Task.TEMPORAL_SPATIAL):
             assert answer in (thing.colour, thing.shape, thing.path)
+
+
+def test_a_lesson_tells_nothing_of_a_thing_that_no_frame_shows():
+    scene = random_scene(Random(5), split_combinations()[0])
+    unseen = min(thing.seen[0] for thing in scene.things) / 2
+    told = lessons(Random(0), scene, (unseen,))
+    assert [(lesson.kind, lesson.answer) for lesson in told] == [("what", "nothing")]
 
 
 def test_a_size_of_nothing_is_refused():
