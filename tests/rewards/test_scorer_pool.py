@@ -170,8 +170,8 @@ def test_a_start_without_room_tells_what_is_free(caplog):
 def test_groups_that_no_worker_starts_for_fail_and_one_without_room_holds_none_up():
     [outcomes, others] = run(roomy(64, seconds=0.3), group_of(GOOD, GOOD), group_of("x", number=1))
     reason = "the start of a scorer took longer than 0.3 s"
-    assert outcomes == (Failure(0, 0, reason), Failure(0, 1, reason))
-    assert others == (Failure(1, 0, reason),)
+    assert outcomes == tuple(Failure(0, i, reason, FailureKind.SERVICE) for i in range(2))
+    assert others == (Failure(1, 0, reason, FailureKind.SERVICE),)
     results = run(roomy(1.5, workers=2), *(group_of(GOOD, number=n) for n in range(4)))
     assert [type(outcome) for [outcome] in results] == [Reward] * 4
 

@@ -77,9 +77,10 @@ def replica(run, policies):
     """One whose engine takes weights by `plain_transfer`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "actors.weights.backends.EXTENSION", "tests.actors.weights.plain_transfer.Extension"
+            "actors.engine.vllm_arguments.EXTENSION",
+            "tests.actors.weights.plain_transfer.Extension",
         )
-        patch.setattr("actors.weights.backends.BACKENDS", {Transfer.nccl: "plain"})
+        patch.setattr("actors.engine.vllm_arguments.BACKENDS", {Transfer.nccl: "plain"})
         started = made(policies, transfer=Transfer.nccl)
         run(started.start())
     run(started.adopt(FIRST))
