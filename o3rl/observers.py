@@ -21,7 +21,7 @@ from o3rl.evaluation.pages import write_page
 from o3rl.files import replace_folder, write_text
 from o3rl.loop.step_metrics import evidence_metrics
 from o3rl.media.decoder import MediaError
-from o3rl.persistence.checkpoints import Checkpoint, Checkpoints, Store
+from o3rl.persistence.checkpoints import Checkpoint, Checkpoints, CheckpointStore
 from o3rl.persistence.ledger import Ledger
 from o3rl.text.boxes import BoxConvention
 from o3rl.tracking.rollout_table import rollout_table_rows
@@ -51,7 +51,7 @@ class Validation:
         self,
         evaluator: Evaluator,
         rows: Sequence[Row],
-        learner: Store,
+        learner: CheckpointStore,
         *,
         every: int,
         best: Path,

@@ -33,7 +33,7 @@ def beside_us() -> NodeAffinitySchedulingStrategy:
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
-def answer_of(reference: Any, seconds: float, *, who: str, what: str) -> Any:
+def answer_within(reference: Any, seconds: float, *, who: str, what: str) -> Any:
     """What `ray.get` gives; TimeoutError naming `who` if `what` has no answer within `seconds`."""
     try:
         return ray.get(reference, timeout=seconds)

@@ -53,7 +53,7 @@ class Processes:
         for pid in pids:
             with suppress(ProcessLookupError):
                 self._descriptors.append(os.pidfd_open(pid))
-                self._segments |= segments(pid)
+                self._segments |= shared_segments(pid)
 
     def kill(self, seconds: float) -> None:
         """End them all. Raises TimeoutError if one is still there after `seconds`."""
@@ -71,7 +71,7 @@ class Processes:
         _remove(self._segments)
 
 
-def segments(pid: int) -> set[Path]:
+def shared_segments(pid: int) -> set[Path]:
     """Python's shared-memory files that a process maps: vLLM's message queues, up to 240 MiB each.
 
     Whoever made them is to remove them, and cannot when it is killed.
@@ -101,9 +101,9 @@ def _end(parent: int, owner: int) -> None:
 
     Shared memory is removed if we live to do it: whoever ended the owner may end us as well.
     """
-    mapped = segments(os.getpid())
+    mapped = shared_segments(os.getpid())
     if parent not in (owner, 1) and os.getppid() == parent:
-        mapped |= segments(parent)
+        mapped |= shared_segments(parent)
         os.kill(parent, signal.SIGKILL)
     _remove(mapped)
     os.kill(os.getpid(), signal.SIGKILL)

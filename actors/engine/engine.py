@@ -33,7 +33,7 @@ from actors.engine.vllm_arguments import engine_config, engine_environment
 from actors.weights.engine_update import UpdatedEngine
 from actors.weights.update_stream import EngineBroken
 from o3rl.config import ModelConfig, RolloutsConfig, SamplingConfig
-from o3rl.media.reader import digest
+from o3rl.media.reader import frames_digest
 from o3rl.text.boxes import convention_of
 from o3rl.text.control_tokens import control_tokens, inert_row
 from o3rl.text.prompts import longest_prompt, messages, rendered
@@ -144,7 +144,7 @@ class Engine(UpdatedEngine):
             outputs,
             length=length,
             started=version,
-            frames_digest=digest(frames),
+            frames_digest=frames_digest(frames),
             read=partial(self._tokenizer.decode, skip_special_tokens=True),
         )
 

@@ -20,37 +20,37 @@ LONG = 2500  # characters of a completion of 768 tokens, about
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class CompletionCase:
     """A completion and the row that it is to be scored against."""
 
     row: Row
     text: str
 
 
-def cases(task: Task, *, count: int, seed: int = 0) -> list[Case]:
+def cases(task: Task, *, count: int, seed: int = 0) -> list[CompletionCase]:
     """`count` completions of different rows: right, wrong and long ones in turn."""
     rng = Random(f"{seed}/{task}")
     made = zip(range(count), cycle((_right, _wrong, _long)), strict=False)
     return [write(rng, task, number) for number, write in made]
 
 
-def _right(rng: Random, task: Task, number: int) -> Case:
+def _right(rng: Random, task: Task, number: int) -> CompletionCase:
     right = _row(rng, task, number)
-    return Case(right, _written(right))
+    return CompletionCase(right, _written(right))
 
 
-def _wrong(rng: Random, task: Task, number: int) -> Case:
+def _wrong(rng: Random, task: Task, number: int) -> CompletionCase:
     """What an erring teacher writes about another video."""
-    return Case(_row(rng, task, number), _written(_row(rng, task, number, Teacher())))
+    return CompletionCase(_row(rng, task, number), _written(_row(rng, task, number, Teacher())))
 
 
-def _long(rng: Random, task: Task, number: int) -> Case:
+def _long(rng: Random, task: Task, number: int) -> CompletionCase:
     """A right one whose thought goes on and on, with the evidence of other rows."""
     right = _row(rng, task, number)
     thoughts = [right.reasoning or ""]
     while sum(map(len, thoughts)) < LONG:
         thoughts.append(_row(rng, task, number).reasoning or "")
-    return Case(right, _written(replace(right, reasoning=" ".join(thoughts))))
+    return CompletionCase(right, _written(replace(right, reasoning=" ".join(thoughts))))
 
 
 def _row(rng: Random, task: Task, number: int, teacher: Teacher = PERFECT) -> Row:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import Qwen2_5_VLForConditionalGeneration as Policy
 
-from cluster.bench.random_models import config_of
+from cluster.bench.random_models import random_config
 from learners.model import tiny
 from learners.model.policy import load_processor
 from learners.rank.settings import LearnerSettings, Optimisation
@@ -30,7 +30,7 @@ def build_folder(folder: Path, name: str) -> Path:
     """Write the Hugging Face folder of a policy of `random_models.SIZES`, and return it."""
     tokenizer = tiny.build_tokenizer(vocabulary())
     token = tokenizer.get_vocab().__getitem__
-    config = config_of(
+    config = random_config(
         name,
         tokens={
             "vision_start_token_id": token("<|vision_start|>"),
@@ -77,7 +77,7 @@ def build_prompts(folder: Path, tokens: int, count: int) -> list[tuple[Prompt, n
     return found
 
 
-def chat(prompt: Prompt) -> list[dict[str, Any]]:
+def chat_of(prompt: Prompt) -> list[dict[str, Any]]:
     """Its messages, pictures as places only."""
     return messages(prompt.row, prompt.plan, style=PromptStyle.brief, convention=ABSOLUTE)
 
@@ -97,7 +97,9 @@ def _prompt(number: int, pictures: int, side: int, *, words: int) -> Prompt:
 
 def _length(processor: Any, prompt: Prompt, side: int) -> int:
     """Tokens with the pictures in their places."""
-    text = processor.apply_chat_template(chat(prompt), tokenize=False, add_generation_prompt=True)
+    text = processor.apply_chat_template(
+        chat_of(prompt), tokenize=False, add_generation_prompt=True
+    )
     places = processor.tokenizer(text)["input_ids"]
     factor = processor.image_processor.patch_size * processor.image_processor.merge_size
     return len(places) + len(prompt.plan.times_F) * ((side // factor) ** 2 - 1)
@@ -114,7 +116,7 @@ def alone(model: ModelConfig, learning: LearningConfig) -> LearnerSettings:
     return LearnerSettings(model, learning, optimisation, seed=0, on_gpu=False)
 
 
-def scored(group: Group) -> ScoredGroup:
+def scored_group(group: Group) -> ScoredGroup:
     """With a reward that costs nothing."""
     rewards = rewards_of([rollout.tokens_T for rollout in group.rollouts_G])
     parts = tuple(Reward({"even": reward}, reward) for reward in rewards)

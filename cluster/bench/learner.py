@@ -27,7 +27,7 @@ from cluster.bench.random_models import (
     grids_of,
 )
 from cluster.bench.report import Report, table
-from cluster.bench.variants import step_of, timed
+from cluster.bench.variants import step_of, timed_step
 from learners.model.architecture import Architecture
 from learners.model.flops import Flops, Grids
 from learners.model.logprob_head import LOGITS_AT_ONCE
@@ -94,9 +94,9 @@ def measure(
         step_of(name, policy, build_segment(policy, Shape(40, 4, 2)))()
     found = []
     for shape, bytes_ in peaks.items():
-        timed = report(policy, shape, setting, repeats=repeats)
-        memory_ = _memory(policy, shape, setting, peaks=bytes_, baseline=timed["baseline"])
-        found.append(timed | memory_)
+        timings = report(policy, shape, setting, repeats=repeats)
+        memory_ = _memory(policy, shape, setting, peaks=bytes_, baseline=timings["baseline"])
+        found.append(timings | memory_)
     return found
 
 
@@ -112,7 +112,7 @@ def report(
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(repeats):
         for name, step in steps.items():
-            seconds[name].append(timed(step, policy))
+            seconds[name].append(timed_step(step, policy))
     baseline = min(BASELINES, key=lambda name: median(seconds[name]))
     pairs = zip(seconds[baseline], seconds["shared"], strict=True)
     speedup = median(theirs / ours for theirs, ours in pairs)

@@ -49,7 +49,7 @@ def payload(version: Version) -> bytes:
     return pickle.dumps((rollouts, tuple(range(PROMPT_TOKENS))))
 
 
-def answer(prompt: Prompt, body: bytes) -> Group:
+def fake_group(prompt: Prompt, body: bytes) -> Group:
     """The group that came as `body`."""
     rollouts, tokens = pickle.loads(body)
     return Group(prompt, rollouts, tokens, "digest")
@@ -80,7 +80,7 @@ class FakePool:
         """A group, when a replica is free."""
         replica = await self._free.get()
         try:
-            group = answer(prompt, await self._call(replica, self._version))
+            group = fake_group(prompt, await self._call(replica, self._version))
         finally:
             self._free.put_nowait(replica)
         self.ends[replica].append(perf_counter())

@@ -96,7 +96,7 @@ class Setting:
         return ("shared", "masked", *BASELINES) if self.device == "cuda" else ("shared", *BASELINES)
 
 
-def config_of(
+def random_config(
     model: str, *, tokens: Mapping[str, Any] = IDS, ends: Mapping[str, Any] = ENDS
 ) -> Qwen2_5_VLConfig:
     """A Qwen2.5-VL of one of `SIZES`, special tokens as given; ValueError for another name."""
@@ -129,7 +129,7 @@ def build_policy(setting: Setting) -> PreTrainedModel:
     dtype = torch.bfloat16 if setting.device == "cuda" else torch.float32
     with torch.device(setting.device):
         family: Any = Policy
-        policy: Any = family._from_config(config_of(setting.model), dtype=dtype)
+        policy: Any = family._from_config(random_config(setting.model), dtype=dtype)
     if setting.checkpointing:
         policy.gradient_checkpointing_enable({"use_reentrant": False})
     return policy.to(setting.device).train()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import process_time
 
-from cluster.bench.completions import FRAME, Case, cases
+from cluster.bench.completions import FRAME, CompletionCase, cases
 from cluster.bench.report import Report, table
 from o3rl.config import Profile, RewardsConfig, load
 from o3rl.tracking.metrics_log import read_series
@@ -112,19 +112,21 @@ def step_share(run: Path, measured: Rates) -> StepShare:
     )
 
 
-def _rate(scorer: Scorer, texts: list[Case], seconds: float, clock: Callable[[], float]) -> float:
+def _rate(
+    scorer: Scorer, texts: list[CompletionCase], seconds: float, clock: Callable[[], float]
+) -> float:
     """Once unmeasured, which fills the caches of a long run; then whole rounds."""
     for case in texts:
-        score(scorer, case)
+        score_once(scorer, case)
     done, start = 0, clock()
     while (spent := clock() - start) < seconds or not done:
         for case in texts:
-            score(scorer, case)
+            score_once(scorer, case)
         done += len(texts)
     return done / max(spent, 1e-9)
 
 
-def score(scorer: Scorer, case: Case) -> None:
+def score_once(scorer: Scorer, case: CompletionCase) -> None:
     """Score one, halfway through a run."""
     truth = case.row.truth
     scorer.score(case.row.task, case.text, truth=truth, progress=0.5, frame_size=FRAME)

@@ -128,7 +128,7 @@ def _weights(segment: Segment, device: torch.device) -> Tensor:
     return (weights_G[:, None] / length).expand(group, length)
 
 
-def timed(step: Step, policy: PreTrainedModel) -> float:
+def timed_step(step: Step, policy: PreTrainedModel) -> float:
     policy.zero_grad(set_to_none=True)
     gc.collect()
     _wait(policy.device)

@@ -19,7 +19,7 @@ from time import perf_counter
 import numpy as np
 
 from actors.engine.engine import Engine
-from cluster.bench.fixtures import alone, build_folder, build_prompts, policy_of, scored
+from cluster.bench.fixtures import alone, build_folder, build_prompts, policy_of, scored_group
 from cluster.bench.report import Report, table
 from cluster.services.session import ray_session
 from cluster.services.weight_store import start_store
@@ -137,7 +137,7 @@ async def _way(engine: Engine, worker: RankWorker, groups: list[Group]) -> list[
     try:
         for number in range(len(groups) + 1):
             if number:
-                batch = [scored(groups[number - 1])]
+                batch = [scored_group(groups[number - 1])]
                 await asyncio.to_thread(worker.update, [batch])
             version, started = Version(incarnation, number), perf_counter()
             published = await asyncio.to_thread(worker.publish, version, store)

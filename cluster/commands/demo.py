@@ -169,7 +169,7 @@ def _report(
 
     folder = Path(config.folder)
     write(folder / "report.json", report)
-    curves.draw(folder / "rl" / "metrics.jsonl", folder / "curves.png", title=config.name)
+    curves.draw_curves(folder / "rl" / "metrics.jsonl", folder / "curves.png", title=config.name)
     write_index(
         folder / "index.html",
         f"{config.name}: what the model learned",

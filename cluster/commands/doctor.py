@@ -35,7 +35,7 @@ LEAST_GIB = {"memory": 8, "/dev/shm": 1, "disk": 10}
 SET_UP = "make setup"
 
 
-class State(StrEnum):
+class CheckState(StrEnum):
     """Of a finding."""
 
     right = "right"
@@ -49,27 +49,27 @@ class Finding:
 
     name: str
     found: str
-    state: State = State.right
+    state: CheckState = CheckState.right
     mend: str = ""
 
 
 def run(_: argparse.Namespace) -> int:
     """Print what was found; exit code 1 if something essential is missing."""
-    found = list(examine(Path.cwd()))
+    found = list(findings(Path.cwd()))
     console = Console()
     console.print(_table(found))
-    problems = [finding for finding in found if finding.state is not State.right]
+    problems = [finding for finding in found if finding.state is not CheckState.right]
     for finding in problems:
         console.print(f"[b]{escape(finding.name)}[/]: {escape(finding.mend)}", soft_wrap=True)
     if not problems:
         console.print("Nothing is missing.")
-    return int(any(finding.state is State.missing for finding in found))
+    return int(any(finding.state is CheckState.missing for finding in found))
 
 
-def examine(folder: Path) -> Iterator[Finding]:
+def findings(folder: Path) -> Iterator[Finding]:
     """All findings of this environment and machine, as a run started in `folder` meets them."""
     with ThreadPoolExecutor(len(PROBES)) as pool:
-        probes = {name: pool.submit(probe, code, folder) for name, code in PROBES.items()}
+        probes = {name: pool.submit(run_probe, code, folder) for name, code in PROBES.items()}
         yield from python_and_packages()
         yield from machine(folder)
         yield database(folder)
@@ -119,7 +119,7 @@ print(json.dumps(found))""",
 }
 
 
-def probe(code: str, folder: Path) -> dict:
+def run_probe(code: str, folder: Path) -> dict:
     """The JSON that `code` prints last when run in `folder`, or {"error": why there is none}."""
     command = [sys.executable, "-W", "ignore", "-c", code]
     try:
@@ -141,7 +141,7 @@ def python_and_packages() -> Iterator[Finding]:
     yield Finding(
         f"Python {wanted}",
         version,
-        State.right if right else State.missing,
+        CheckState.right if right else CheckState.missing,
         f"install a Python {wanted}, then `{SET_UP} PYTHON=…`",
     )
     for text in metadata.requires("o3rl") or []:
@@ -154,10 +154,10 @@ def package(requirement: Requirement, version: str | None) -> Finding:
     """One requirement against the installed version; None: it is not there."""
     name = f"{requirement.name} {requirement.specifier}".strip()
     if version is None:
-        return Finding(name, "not installed", State.missing, f"`{SET_UP}` installs it")
+        return Finding(name, "not installed", CheckState.missing, f"`{SET_UP}` installs it")
     if not requirement.specifier.contains(version, prereleases=True):
         mend = f"is not the version this project is tested with; `{SET_UP}` installs it"
-        return Finding(name, version, State.note, mend)
+        return Finding(name, version, CheckState.note, mend)
     return Finding(name, version)
 
 
@@ -181,7 +181,7 @@ def torch_and_engine(facts: Mapping, vllm: str | None, vllm_cpu: str | None) -> 
     gpus = "; ".join(facts["gpus"])
     if not gpus and shutil.which("nvidia-smi"):
         mend = f"nvidia-smi is there, but torch finds no GPU: `make clean`, `{SET_UP}`; else driver"
-        yield Finding("GPUs", "none", State.note, mend)
+        yield Finding("GPUs", "none", CheckState.note, mend)
     else:
         yield Finding("GPUs", gpus or "none: everything runs on the CPU")
 
@@ -189,12 +189,14 @@ def torch_and_engine(facts: Mapping, vllm: str | None, vllm_cpu: str | None) -> 
 def torchvision(build: str, version: str | None, *, shim: bool) -> Finding:
     """Qwen's processors need it; its CUDA build beside a CPU torch needs `o3rl.torch_backend`."""
     if version is None:
-        return Finding("torchvision", "not installed", State.missing, f"`{SET_UP}` installs it")
+        return Finding(
+            "torchvision", "not installed", CheckState.missing, f"`{SET_UP}` installs it"
+        )
     if build != "CPU" or version.endswith("+cpu"):
         return Finding("torchvision", version)
     if not shim:
         mend = f"the entry point o3rl in torch.backends did not run; `make clean`, `{SET_UP}`"
-        return Finding("torchvision", f"{version} for CUDA, no shim", State.missing, mend)
+        return Finding("torchvision", f"{version} for CUDA, no shim", CheckState.missing, mend)
     return Finding("torchvision", f"{version}, which is built for CUDA; our shim makes it do here")
 
 
@@ -205,13 +207,13 @@ def engine(build: str, vllm: str | None, vllm_cpu: str | None) -> Finding:
         f"{name} {version}" for name, version in (("vllm", vllm), ("vllm-cpu", vllm_cpu)) if version
     )
     if not found:
-        return Finding("vLLM build", "not installed", State.missing, f"`{SET_UP}` installs it")
+        return Finding("vLLM build", "not installed", CheckState.missing, f"`{SET_UP}` installs it")
     if vllm and vllm_cpu:
         mend = f"the two overwrite each other's files; {again}"
-        return Finding("vLLM build", found, State.missing, mend)
+        return Finding("vLLM build", found, CheckState.missing, mend)
     if (build == "CPU") != bool(vllm_cpu):
         mend = f"it does not fit a torch for {build}; {again}"
-        return Finding("vLLM build", found, State.missing, mend)
+        return Finding("vLLM build", found, CheckState.missing, mend)
     return Finding("vLLM build", found)
 
 
@@ -219,27 +221,31 @@ def imported(name: str, facts: Mapping) -> Finding:
     """A probe that only had to succeed."""
     if "error" in facts:
         mend = f"it does not work here; reinstall by `make clean`, `{SET_UP}`"
-        return Finding(name, facts["error"], State.missing, mend)
+        return Finding(name, facts["error"], CheckState.missing, mend)
     return Finding(name, facts["found"])
 
 
 def shadowed(places: Mapping, home: Path) -> Iterator[Finding]:
     """Whether our top-level names, which are common words, are ours where runs start."""
     if "error" in places:
-        yield Finding("top-level names", places["error"], State.missing, f"`{SET_UP}`")
+        yield Finding("top-level names", places["error"], CheckState.missing, f"`{SET_UP}`")
         return
     owners = metadata.packages_distributions()
     for name in NAMES:
         place = places[name]
         others = sorted(set(owners.get(name, ())) - {"o3rl"})
         if not place:
-            yield Finding(f"import {name}", "not found", State.missing, f"`{SET_UP}` installs it")
+            yield Finding(
+                f"import {name}", "not found", CheckState.missing, f"`{SET_UP}` installs it"
+            )
         elif not Path(place).resolve().is_relative_to(home / name):
             mend = f"{place} hides this installation's {name}; rename it or start elsewhere"
-            yield Finding(f"import {name}", place, State.missing, mend)
+            yield Finding(f"import {name}", place, CheckState.missing, mend)
         elif others:
             mend = f"{', '.join(others)} installs the same top-level name; uninstall one"
-            yield Finding(f"import {name}", f"also of {', '.join(others)}", State.missing, mend)
+            yield Finding(
+                f"import {name}", f"also of {', '.join(others)}", CheckState.missing, mend
+            )
         else:
             yield Finding(f"import {name}", str(home / name))
 
@@ -258,7 +264,7 @@ def machine(folder: Path) -> Iterator[Finding]:
 
 def _room(name: str, found: int, mend: str) -> Finding:
     least = LEAST_GIB[name]
-    state = State.right if found >= least * GIB else State.note
+    state = CheckState.right if found >= least * GIB else CheckState.note
     return Finding(name, f"{found / GIB:.1f} GiB free", state, f"less than {least} GiB; {mend}")
 
 
@@ -284,13 +290,13 @@ def database(folder: Path) -> Finding:
             connection.commit()
             connection.close()
     except (OSError, sqlite3.Error) as error:
-        return Finding(name, f"{place}: {error}", State.missing, mend)
+        return Finding(name, f"{place}: {error}", CheckState.missing, mend)
     return Finding(name, f"can be written in {place}")
 
 
 def _table(found: list[Finding]) -> Table:
     table = Table("", "found", "", box=None, pad_edge=False)
-    colours = {State.right: "green", State.note: "yellow", State.missing: "red"}
+    colours = {CheckState.right: "green", CheckState.note: "yellow", CheckState.missing: "red"}
     for finding in found:
         state = f"[{colours[finding.state]}]{finding.state}[/]"
         table.add_row(escape(finding.name), escape(finding.found), state)

@@ -45,7 +45,7 @@ def submit(options: argparse.Namespace) -> int:
     """Pack, submit the next attempt of the run, and with --wait follow it to its end."""
     config = load(find(options.config), [*options.overrides, "cluster.address=auto"])
     from cluster.jobs.jobs import connect
-    from cluster.jobs.package import pack, travelling
+    from cluster.jobs.package import pack_job, travelling
 
     config = travelling(config)
     jobs = connect(options.address)
@@ -54,7 +54,7 @@ def submit(options: argparse.Namespace) -> int:
         start_from(Path(config.folder) / "rl", resume=options.resume)
     config = _with_mlflow_run(config, jobs, first=number == 1 and not options.resume)
     with tempfile.TemporaryDirectory(prefix="o3rl-") as folder:
-        pack(config, Path(folder))
+        pack_job(config, Path(folder))
         further = ["--again"] if number > 1 else ["--resume"] if options.resume else []
         attempt = jobs.submit(config, Path(folder), number=number, options=further)
     sys.stdout.write(f"{attempt.id} is submitted; `o3rl logs {attempt.run} -f` follows it\n")

@@ -26,7 +26,7 @@ BUILD_SECONDS = 300.0
 RAY_ITSELF = "auto"  # the address of the cluster that the job runs on
 
 
-def pack(run: RunConfig, folder: Path) -> None:
+def pack_job(run: RunConfig, folder: Path) -> None:
     """Fill `folder`: the wheel's files, run.yaml, modules of custom rewards or of an engine.
 
     Raises ValueError where the wheel cannot be built or a module is not found.

@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
         require_own(folder / f"{name}.html", "--out", is_page)
     with ray_session(config.cluster):
         found = asyncio.run(evaluate(config, models, rows, folder=folder))
-    Console().print(table({name: each.modes for name, each in found.items()}))
+    Console().print(models_table({name: each.modes for name, each in found.items()}))
     Console().print(f"numbers and pages are in {folder}")
     return 0
 
@@ -195,7 +195,7 @@ def publish_folder(path: str, store: Any, version: Version) -> None:
     publish(tensors, store, version=version, limit=BUCKET_BYTES)
 
 
-def table(models: Mapping[str, Mapping[str, Any]]) -> Table:
+def models_table(models: Mapping[str, Mapping[str, Any]]) -> Table:
     """The headline numbers of each model and mode."""
     from o3rl.evaluation.report import SHOWN, number, value
 

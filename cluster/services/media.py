@@ -32,7 +32,7 @@ from o3rl.config import FramesConfig
 from o3rl.media.decoder import START_SECONDS, MediaError, MediaLost, MediaUnready
 from o3rl.media.frame_cache import FrameCache, Kept
 from o3rl.media.reader import MediaReader, Planned
-from o3rl.ray_calls import DIED, answer_of, beside_us
+from o3rl.ray_calls import DIED, answer_within, beside_us
 from o3rl.tracking.metrics_log import append_lines, drop_torn_line
 from o3rl.types import Failure, FailureKind, FramePlan, Row
 
@@ -128,7 +128,7 @@ class Media:
         for _ in range(2):
             [reference] = self._in_turn(self.actor.frames.remote(key), key)
             try:
-                return answer_of(reference, self.seconds, who="media", what=key)
+                return answer_within(reference, self.seconds, who="media", what=key)
             except ObjectLostError as error:
                 lost = error
         raise TimeoutError(f"media: frames {key} were lost twice while they were read") from lost
@@ -136,7 +136,7 @@ class Media:
     def close(self) -> None:
         """End the actor and its readers."""
         try:
-            answer_of(self.actor.close.remote(), CLOSE_SECONDS, who="media", what="close")
+            answer_within(self.actor.close.remote(), CLOSE_SECONDS, who="media", what="close")
         except TimeoutError as error:
             log.warning("%s; it is killed", error)
         finally:
@@ -170,7 +170,9 @@ class Media:
         """How long its queue is, by the actor. Raises MediaLost if it does not answer."""
         try:
             asked = self.actor.turns.remote()
-            return answer_of(asked, self.alive_seconds, who="media", what="how long is your queue?")
+            return answer_within(
+                asked, self.alive_seconds, who="media", what="how long is your queue?"
+            )
         except TimeoutError as error:
             raise MediaLost(str(error)) from error
 

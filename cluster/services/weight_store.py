@@ -15,7 +15,7 @@ import numpy as np
 import ray
 from ray.exceptions import ObjectLostError
 
-from o3rl.ray_calls import answer_of, beside_us
+from o3rl.ray_calls import answer_within, beside_us
 from o3rl.types import Version
 from o3rl.weights.buckets import Bucket, verify
 from o3rl.weights.delta import patched
@@ -128,7 +128,7 @@ class WeightStore:
         ray.kill(self.actor)
 
     def _answer(self, reference: Any, what: str) -> Any:
-        return answer_of(reference, self.seconds, who="weight store", what=what)
+        return answer_within(reference, self.seconds, who="weight store", what=what)
 
 
 def start_store(*, seconds: float) -> WeightStore:

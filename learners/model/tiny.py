@@ -1,6 +1,6 @@
 """A Qwen2.5-VL small enough to learn on two CPU cores: architecture, tokenizer and processor.
 
-`build` writes an ordinary Hugging Face folder with random weights; `learners.model.tiny_pretrain`
+`build_tiny` writes an ordinary Hugging Face folder with random weights; `tiny_pretrain`
 teaches it to see, and the result is shipped in `learners/tiny_base`. Everything downstream loads it
 like the 7B model, by `from_pretrained` of a path.
 """
@@ -46,7 +46,7 @@ CHAT_TEMPLATE = (
 )
 
 
-def build(folder: Path, *, seed: int, words: list[str] | None = None) -> Path:
+def build_tiny(folder: Path, *, seed: int, words: list[str] | None = None) -> Path:
     """Write model (random weights), tokenizer and processor to `folder`, and return it.
 
     `words` are texts whose words become single tokens; by default those of the synthetic world.

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from learners.model.muon import Muon
-from learners.model.tiny import build
+from learners.model.tiny import build_tiny
 from o3rl.config import FramesConfig, PromptStyle
 from o3rl.media.frame_plan import smart_size
 from o3rl.synth.questions import lessons
@@ -168,7 +168,7 @@ def pretrain(
         raise ValueError(f"{out} has no state.pt to go on from; its training ended or never began")
     if not resume:
         if start is None:
-            build(out, seed=recipe.seed)
+            build_tiny(out, seed=recipe.seed)
         else:
             shutil.copytree(start, out, dirs_exist_ok=True)
     processor = AutoProcessor.from_pretrained(out)

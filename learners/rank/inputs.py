@@ -19,7 +19,7 @@ from learners.model.packing import PromptInputs, Segment
 from learners.rank.settings import Fetch
 from o3rl.config import PromptStyle
 from o3rl.media.decoder import MediaError
-from o3rl.media.reader import digest
+from o3rl.media.reader import frames_digest
 from o3rl.text.boxes import BoxConvention, convention_of
 from o3rl.text.control_tokens import control_tokens, inert_row
 from o3rl.text.prompts import messages, rendered, target
@@ -107,7 +107,7 @@ class Reader:
             return Failure(number, None, f"frames: {error}", FailureKind.FILE)
         except TimeoutError as error:
             return Failure(number, None, f"frames: {error}", FailureKind.SERVICE)
-        seen = digest(frames_FHW3)
+        seen = frames_digest(frames_FHW3)
         if seen != group.frames_digest:
             reason = f"frames differ: {seen} here, {group.frames_digest} sampled"
             return Failure(number, None, reason, FailureKind.LEARNER)

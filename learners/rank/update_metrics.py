@@ -39,7 +39,7 @@ class UpdateMetrics:
         return {name: torch.cat(values).tolist() for name, values in self._noted.items()}
 
 
-def summary(by_rank: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, float]:
+def summarise_ranks(by_rank: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, float]:
     """Metrics of all ranks by flat names; a statistic without an entry is left out, never zero."""
     entries: dict[str, list[float]] = defaultdict(list)
     for rank in by_rank:

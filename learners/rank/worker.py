@@ -30,7 +30,7 @@ from learners.rank.losses import mean_over_tokens
 from learners.rank.policy_loss import engine_noise, policy_loss
 from learners.rank.settings import Fetch, LearnerSettings
 from learners.rank.training_rows import TrainingRow, dummy_row, rows_of_group, with_values
-from learners.rank.update_metrics import UpdateMetrics, summary
+from learners.rank.update_metrics import UpdateMetrics, summarise_ranks
 from learners.weights import export as outward
 from learners.weights.checkpoint import load_state, save_state
 from learners.weights.device_source import Direct, PolicyWeights
@@ -334,7 +334,7 @@ class RankWorker:
         dist.all_gather_object(everyone, mine)
         self.failures = tuple(failure for _, failures in everyone for failure in failures)
         finite = [norm for norm in norms if math.isfinite(norm)]
-        metrics = summary([collected for collected, _ in everyone])
+        metrics = summarise_ranks([collected for collected, _ in everyone])
         metrics["learner/refused"] = float(len(self.failures))
         metrics["learner/rate"] = self._settings.optimisation.rate_at(self.batches)
         metrics["learner/steps"] = float(len(finite))

@@ -14,7 +14,7 @@ from learners.weights.collective_writes import rank
 from learners.weights.export import Source, layers, sources
 from o3rl.config import Publish
 from o3rl.types import Version
-from o3rl.weights.buckets import Bucket, RawTensor, pack
+from o3rl.weights.buckets import Bucket, RawTensor, pack_bucket
 from o3rl.weights.delta import difference
 from o3rl.weights.manifest import Manifest, Published, WeightSink
 
@@ -49,7 +49,9 @@ class Publisher:
         for index, tensors in enumerate(layers(self._sources, limit=self._limit)):
             if rank() != 0:
                 continue
-            bucket, payload = pack(index, [_raw(name, tensor) for name, tensor in tensors.items()])
+            bucket, payload = pack_bucket(
+                index, [_raw(name, tensor) for name, tensor in tensors.items()]
+            )
             buckets.append(bucket)
             if last is None:
                 sink.put(version, bucket, payload)

@@ -64,7 +64,7 @@ def answer_part(text: str) -> str:
     return text.rpartition("</think>")[2].strip().removeprefix("<answer>").strip()
 
 
-def interval(text: str) -> Interval | None:
+def read_interval(text: str) -> Interval | None:
     """Start and end in seconds; reversed ones as they are; None where it is not said which.
 
     Tags first, then two times that are joined (`12.5s - 17.8s`, `1:05 to 1:20`, `between 3 and 5`),

@@ -193,7 +193,7 @@ def read_list(path: Path) -> list[Row]:
     return rows
 
 
-def load(benchmark: Benchmark, path: Path, *, subset: bool = False) -> list[Row]:
+def load_rows(benchmark: Benchmark, path: Path, *, subset: bool = False) -> list[Row]:
     """The rows of a benchmark's file. ValueError unless all are there, or `subset` is meant."""
     rows = benchmark.read(path)
     if len(rows) != benchmark.size and not subset:

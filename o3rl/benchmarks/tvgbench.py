@@ -83,7 +83,7 @@ def score(records: Sequence[Row], scoring: Scoring) -> Scores:
         if not isinstance(each.get("output_text") or "", str):
             raise ValueError(f"reply {i}: output_text is no text: {each['output_text']!r:.80}")
     missing = [bool(each.get("video_missing")) for each in records]
-    readers = {"texts": official_interval, "given": reading.interval}
+    readers = {"texts": official_interval, "given": reading.read_interval}
     ours = scoring.by == "ours"
     rows, ious = [], {}
     for name, read in readers.items():

@@ -148,7 +148,7 @@ PARSERS = {
     "official": Parser(str, official_when, official_where),
     "open_o3": Parser(lambda text: text if (tagged := answer_of(text)) is None else tagged,
                       released_when, released_where),
-    "ours": Parser(reading.answer_part, lambda text: list(reading.interval(text) or ()),
+    "ours": Parser(reading.answer_part, lambda text: list(reading.read_interval(text) or ()),
                    reading.boxes_by_second),
 }  # fmt: skip
 

@@ -15,7 +15,7 @@ from o3rl.tracking.tracker import Tracker
 from o3rl.types import Failure, Prompt, Version
 
 
-class Learner(Protocol):
+class SftLearner(Protocol):
     """The learner group. `failures` are the rows that the latest step refused to train."""
 
     @property
@@ -35,7 +35,7 @@ class ColdStart:
         self,
         admission: PromptSource,
         ledger: Ledger,
-        learner: Learner,
+        learner: SftLearner,
         checkpoints: Checkpoints,
         *,
         batch: int,

@@ -34,7 +34,7 @@ DOUBT_SECONDS = 20.0  # for both readers: decord hangs on files that PyAV reads
 # The project stands last on the path, where its modules hide no others.
 CHILD = (
     "import sys; sys.path.append(sys.argv[1]); "
-    "from o3rl.media.decoder_process import main; main(int(sys.argv[2]))"
+    "from o3rl.media.decoder_process import serve_socket; serve_socket(int(sys.argv[2]))"
 )
 PROJECT = Path(__file__).parents[2]
 # Reasons for which no process is asked.

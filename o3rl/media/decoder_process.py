@@ -116,7 +116,7 @@ def serve(connection: socket.socket) -> None:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def main(socket_number: int) -> None:
+def serve_socket(socket_number: int) -> None:
     """Serve the socket of this number, within limits."""
     # What libraries write to standard error about a bad file is known by its reason; ours goes on.
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)

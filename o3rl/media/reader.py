@@ -189,7 +189,7 @@ class MediaReader:
             self._idle.append(decoder)
 
 
-def digest(array: np.ndarray) -> str:
+def frames_digest(array: np.ndarray) -> str:
     """16 hexadecimal digits that tell whether two sides saw the same frames."""
     found = hashlib.blake2b(f"{array.dtype} {array.shape}".encode(), digest_size=8)
     found.update(np.ascontiguousarray(array).data)

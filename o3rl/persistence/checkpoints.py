@@ -41,7 +41,7 @@ class Unsaved(ValueError):
     """A checkpoint could not be written, by the disk's fault; what was there before still is."""
 
 
-class Store(Protocol):
+class CheckpointStore(Protocol):
     """Where the learner's state and its model go."""
 
     async def save(self, folder: Path) -> None:
@@ -116,7 +116,7 @@ class Checkpoints:
     def __init__(
         self,
         folder: Path,
-        learner: Store,
+        learner: CheckpointStore,
         *,
         every: int,
         keep: int,

@@ -31,7 +31,7 @@ _SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LedgerEntry:
     """One prompt. `version` is the one whose update trained it; -1 before. Epochs are from 0."""
 
     group: int
@@ -47,13 +47,13 @@ class Entry:
 class Ledger:
     """The entries of a run by group number."""
 
-    def __init__(self, entries: Iterable[Entry] = ()):
+    def __init__(self, entries: Iterable[LedgerEntry] = ()):
         self._entries = {entry.group: entry for entry in entries}
 
     def admit(self, prompt: Prompt, *, epoch: int = 0) -> None:
         """A prompt's first attempt. A group number names one prompt only."""
         assert prompt.group not in self._entries, f"group {prompt.group} is admitted twice"
-        self._entries[prompt.group] = Entry(prompt.group, prompt.row.id, epoch=epoch)
+        self._entries[prompt.group] = LedgerEntry(prompt.group, prompt.row.id, epoch=epoch)
 
     def retry(self, prompt: Prompt, reason: str) -> None:
         """Another attempt begins; `reason` says why the last one ended."""
@@ -66,7 +66,7 @@ class Ledger:
     def skip(self, group: int, row: str, reason: str, *, epoch: int = 0) -> None:
         """A row that made no prompt: its media could not be read, or it was unfit."""
         assert group not in self._entries, f"group {group} is admitted already"
-        self._entries[group] = Entry(group, row, 0, SKIPPED, reason=reason, epoch=epoch)
+        self._entries[group] = LedgerEntry(group, row, 0, SKIPPED, reason=reason, epoch=epoch)
 
     def reopen(self, groups: Iterable[int]) -> None:
         """Forget prompts that a resumed run admits again."""
@@ -89,7 +89,7 @@ class Ledger:
         """The ids of the rows that an epoch has used so far, skipped ones too, in their order."""
         return tuple(entry.row for entry in self.entries() if entry.epoch == epoch)
 
-    def entries(self) -> tuple[Entry, ...]:
+    def entries(self) -> tuple[LedgerEntry, ...]:
         """In order of group number."""
         return tuple(self._entries[group] for group in sorted(self._entries))
 
@@ -104,7 +104,7 @@ class Ledger:
     @classmethod
     def read(cls, path: Path) -> "Ledger":
         """What `write` wrote."""
-        return cls(Entry(**row) for row in pq.read_table(path, schema=_SCHEMA).to_pylist())
+        return cls(LedgerEntry(**row) for row in pq.read_table(path, schema=_SCHEMA).to_pylist())
 
     def _change(self, group: int, **changes: object) -> None:
         self._entries[group] = replace(self._entries[group], **changes)  # pyright: ignore

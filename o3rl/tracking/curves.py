@@ -104,7 +104,7 @@ TITLES = tuple(panel.title for panel in PANELS)
 SUMS = {"reward/total", "reward/total_without_format", "seconds/step"}  # not among their parts
 
 
-def draw(
+def draw_curves(
     metrics: Path, picture: Path, *, title: str, panels: Collection[str] = TITLES
 ) -> list[str]:
     """Draw the curves of the `metrics` file as PNG at `picture`; returns the panels' titles.
@@ -112,7 +112,7 @@ def draw(
     `panels` are the titles of those wanted. Raises FileNotFoundError without metrics, ValueError if
     no panel has anything to show.
     """
-    series = finite(read_series(metrics))
+    series = finite_points(read_series(metrics))
     wanted = [panel for panel in PANELS if panel.title in panels]
     drawn = [(panel, names) for panel in wanted if (names := matching(panel, series))]
     if not drawn:
@@ -127,7 +127,7 @@ def draw(
     return [panel.title for panel, _ in drawn]
 
 
-def finite(series: Series) -> dict[str, list[tuple[int, float]]]:
+def finite_points(series: Series) -> dict[str, list[tuple[int, float]]]:
     """The same without NaN and infinities, and without series that hold nothing else."""
     kept = {
         name: [(step, value) for step, value in points if math.isfinite(value)]

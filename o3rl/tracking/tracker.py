@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from o3rl.files import write_text
 from o3rl.tracking.metrics_log import MetricsLog, MetricsRecord, append_lines, drop_torn_line
 from o3rl.tracking.mlflow_store import MlflowStore, sqlite_uri
-from o3rl.tracking.uploader import Artifact, Params, Store, Table, Uploader
+from o3rl.tracking.uploader import Artifact, Params, RunStore, Table, Uploader
 
 MARK = "tracking.json"
 METRICS = "metrics.jsonl"
@@ -68,7 +68,7 @@ class MlflowTracker:
         system_metrics: bool = True,
         close_seconds: float = 60.0,
         clock: Callable[[], float] = time.time,
-        store: Store | None = None,
+        store: RunStore | None = None,
     ):
         self.folder = folder
         self.uri = absolute_uri(uri, folder)

@@ -35,7 +35,7 @@ class Refused(Exception):
     """The store is there and will never take this item."""
 
 
-class Store(Protocol):
+class RunStore(Protocol):
     """Where a run's numbers and files are shown. All but `Refused` means: try again later."""
 
     def open(self, run_id: str) -> str:
@@ -129,7 +129,7 @@ class Uploader:
 
     def __init__(
         self,
-        store: Store,
+        store: RunStore,
         metrics: MetricsLog,
         *,
         name: str,

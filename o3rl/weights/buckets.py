@@ -81,7 +81,7 @@ class Bucket:
             raise ValueError(f"bucket {self.index} holds no tensor")
 
 
-def pack(index: int, tensors: Sequence[RawTensor]) -> tuple[Bucket, bytes]:
+def pack_bucket(index: int, tensors: Sequence[RawTensor]) -> tuple[Bucket, bytes]:
     """A bucket and its payload."""
     payload = serialised(tensors)
     entries = tuple(TensorEntry(t.name, t.dtype, t.shape, digest_of(t.data)) for t in tensors)

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Protocol
 
 from o3rl.types import Version
-from o3rl.weights.buckets import Bucket, RawTensor, digest_of, pack
+from o3rl.weights.buckets import Bucket, RawTensor, digest_of, pack_bucket
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def publish(
     sizes = ((name, memoryview(tensor.data).nbytes) for name, tensor in tensors.items())
     buckets: list[Bucket] = []
     for index, names in enumerate(split_layers(sizes, limit)):
-        bucket, payload = pack(index, [tensors[name] for name in names])
+        bucket, payload = pack_bucket(index, [tensors[name] for name in names])
         sink.put(version, bucket, payload)
         buckets.append(bucket)
     manifest = Manifest(version, tuple(buckets))

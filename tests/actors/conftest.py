@@ -87,10 +87,10 @@ def policies(tmp_path_factory: pytest.TempPathFactory) -> Policies:
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    from learners.model.tiny import build
+    from learners.model.tiny import build_tiny
     from learners.weights.export import export
 
-    base = build(tmp_path_factory.mktemp("base"), seed=3)
+    base = build_tiny(tmp_path_factory.mktemp("base"), seed=3)
     changed = tmp_path_factory.mktemp("changed")
     policy = AutoModelForImageTextToText.from_pretrained(base, dtype=torch.float32)
     generator = torch.Generator().manual_seed(4)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence, Set
 from pathlib import Path
 
 from o3rl.persistence.batch_log import read_batch, recorded_steps
-from o3rl.persistence.ledger import SET_ASIDE, SKIPPED, TRAINED, Entry, Ledger
+from o3rl.persistence.ledger import SET_ASIDE, SKIPPED, TRAINED, Ledger, LedgerEntry
 from o3rl.types import ScoredGroup
 from tests.faults.fake_engine import DIES, EMPTY, OVERFLOWS
 from tests.faults.reward import NO_NUMBER
@@ -85,7 +85,7 @@ def _of_steps(logged: Sequence[int], tracked: Sequence[int], each: range) -> lis
 
 def _of_metrics(
     metrics: Mapping[int, Mapping[str, float]],
-    entries: Sequence[Entry],
+    entries: Sequence[LedgerEntry],
     marked: Mapping[str, str],
     *,
     staleness: int,
@@ -112,7 +112,7 @@ def _of_metrics(
 
 
 def _of_batches(
-    folder: Path, entries: Sequence[Entry], each: range, *, groups: int, staleness: int
+    folder: Path, entries: Sequence[LedgerEntry], each: range, *, groups: int, staleness: int
 ) -> list[str]:
     """What was learned from is what the ledger says, and no older or newer than it may be."""
     try:
@@ -148,7 +148,7 @@ def _of_batches(
 def _of_batch(
     step: int,
     numbers: Sequence[int],
-    by_group: Mapping[int, Entry],
+    by_group: Mapping[int, LedgerEntry],
     refused: Set[int],
     *,
     groups: int,
@@ -202,7 +202,7 @@ def _of_versions(
     return wrong
 
 
-def _of_reasons(entries: Sequence[Entry], marked: Mapping[str, str]) -> list[str]:
+def _of_reasons(entries: Sequence[LedgerEntry], marked: Mapping[str, str]) -> list[str]:
     """Every prompt is trained or listed with a reason, and few are listed."""
     ends = (TRAINED, SET_ASIDE, SKIPPED)
     wrong = []
@@ -224,7 +224,7 @@ def _of_reasons(entries: Sequence[Entry], marked: Mapping[str, str]) -> list[str
     return wrong
 
 
-def _of_marked(entries: Sequence[Entry], marked: Mapping[str, str]) -> list[str]:
+def _of_marked(entries: Sequence[LedgerEntry], marked: Mapping[str, str]) -> list[str]:
     """A prompt that fails each time is set aside, and says why: its own reason, or a strike's."""
     wrong = []
     for entry in entries:
@@ -240,7 +240,7 @@ def _of_marked(entries: Sequence[Entry], marked: Mapping[str, str]) -> list[str]
     return wrong + [f"{mark} was never met" for row, mark in marked.items() if row not in seen]
 
 
-def _of_epochs(entries: Sequence[Entry], rows: Set[str]) -> list[str]:
+def _of_epochs(entries: Sequence[LedgerEntry], rows: Set[str]) -> list[str]:
     """In each epoch a row is used once; in one that another one follows, every row is."""
     last = max(entry.epoch for entry in entries)
     wrong = []

@@ -27,7 +27,7 @@ from actors.engine.seeds import seed_of
 from actors.weights.node_cache import Stage
 from actors.weights.update_stream import Delivery, Loaded
 from o3rl.config import ModelConfig, RolloutsConfig, SamplingConfig
-from o3rl.media.reader import digest
+from o3rl.media.reader import frames_digest
 from o3rl.text.boxes import convention_of
 from o3rl.text.prompts import messages, rendered
 from o3rl.types import Failure, FailureKind, FinishReason, Group, Prompt, Rollout, Version
@@ -154,7 +154,7 @@ class FakeEngine:
             for index in range(n)
         ]
         tokens = self._prompt_tokens(prompt, frames)
-        return Group(prompt, tuple(rollouts), tokens, digest(frames))
+        return Group(prompt, tuple(rollouts), tokens, frames_digest(frames))
 
     async def checksums(self) -> list[dict[str, str]]:
         """The digests of what it holds, by tensor name."""

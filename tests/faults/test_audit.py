@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from o3rl.persistence.batch_log import Recording
-from o3rl.persistence.ledger import SET_ASIDE, SKIPPED, TRAINED, Entry, Ledger
+from o3rl.persistence.ledger import SET_ASIDE, SKIPPED, TRAINED, Ledger, LedgerEntry
 from o3rl.types import (
     FinishReason,
     FramePlan,
@@ -31,9 +31,11 @@ STEPS = (1, 2, 3)
 REFUSED = "refused by the learner: frames: media: no answer to 'k' within 20 s"
 
 
-def good() -> list[Entry]:
+def good() -> list[LedgerEntry]:
     """Six rows: an epoch, and one of the next; two groups a step, one set aside."""
-    entries = [Entry(n, f"row-{n % 6}", outcome=TRAINED, version=0, epoch=n // 6) for n in range(7)]
+    entries = [
+        LedgerEntry(n, f"row-{n % 6}", outcome=TRAINED, version=0, epoch=n // 6) for n in range(7)
+    ]
     entries[1] = replace(entries[1], outcome=SET_ASIDE, version=-1, reason="replica 0 died")
     trained = [entry for entry in entries if entry.outcome == TRAINED]
     for place, entry in enumerate(trained):
@@ -41,7 +43,7 @@ def good() -> list[Entry]:
     return entries
 
 
-def batches_of(entries: list[Entry]) -> dict[int, dict[int, tuple[Version, ...]]]:
+def batches_of(entries: list[LedgerEntry]) -> dict[int, dict[int, tuple[Version, ...]]]:
     """What those were trained on: the versions of their spans by group, by step."""
     return {
         step: {e.group: (Version(0, step - 1),) for e in entries if e.version == step}
@@ -146,7 +148,7 @@ def test_a_prompt_that_was_lost(tmp_path):
 
 def test_a_prompt_that_was_left(tmp_path):
     entries = good()
-    entries[3] = Entry(3, "row-3")
+    entries[3] = LedgerEntry(3, "row-3")
     assert any(each.startswith("prompts neither trained") for each in found(tmp_path, entries))
 
 
@@ -170,11 +172,11 @@ def test_a_marked_prompt_may_end_of_a_strike_too(tmp_path, outcome, reason, fine
 def test_a_few_prompts_may_be_given_up(tmp_path):
     further = [("row-1", "it died"), ("row-2", "no group within 8 s"), ("row-3", "it died")]
     entries = good() + [
-        Entry(7 + place, row, 6, SET_ASIDE, reason=reason, epoch=1)
+        LedgerEntry(7 + place, row, 6, SET_ASIDE, reason=reason, epoch=1)
         for place, (row, reason) in enumerate(further)
     ]
     assert found(tmp_path, entries) == []  # 1 of 10: two are marked
-    entries.append(Entry(10, "row-4", 0, SKIPPED, reason="media: reading timed out", epoch=1))
+    entries.append(LedgerEntry(10, "row-4", 0, SKIPPED, reason="media: reading timed out", epoch=1))
     again = tmp_path / "again"
     again.mkdir()
     [told] = found(again, entries)
@@ -184,7 +186,7 @@ def test_a_few_prompts_may_be_given_up(tmp_path):
 def test_a_prompt_may_not_be_given_up_for_what_no_strike_does(tmp_path):
     further = [("row-1", "it died"), ("row-2", "it died"), ("row-3", "nobody knows why")]
     entries = good() + [
-        Entry(7 + place, row, 6, SET_ASIDE, reason=reason, epoch=1)
+        LedgerEntry(7 + place, row, 6, SET_ASIDE, reason=reason, epoch=1)
         for place, (row, reason) in enumerate(further)
     ]
     [told] = found(tmp_path, entries)

@@ -18,7 +18,7 @@ from learners.rank.inputs import Reader
 from learners.rank.settings import LearnerSettings, Optimisation
 from o3rl.config import LearningConfig, ModelConfig, PromptStyle, Schedule
 from o3rl.loop.advantages import group_advantages
-from o3rl.media.reader import digest
+from o3rl.media.reader import frames_digest
 from o3rl.types import (
     FinishReason,
     FramePlan,
@@ -41,7 +41,7 @@ WORDS = ["When is the red green blue square seen? From to Frame at The video is 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory) -> Path:
     """A Hugging Face folder of a random policy."""
-    return tiny.build(tmp_path_factory.mktemp("tiny"), seed=3, words=WORDS)
+    return tiny.build_tiny(tmp_path_factory.mktemp("tiny"), seed=3, words=WORDS)
 
 
 @pytest.fixture(scope="session")
@@ -148,7 +148,10 @@ def sampled(model: ModelConfig, prompts, frames, *, seed: int) -> list[ScoredGro
             for sample, tokens in enumerate(completions)
         )
         group = Group(
-            prompt, rollouts, tuple(inputs.tokens_P.tolist()), digest(frames[prompt.media_key])
+            prompt,
+            rollouts,
+            tuple(inputs.tokens_P.tolist()),
+            frames_digest(frames[prompt.media_key]),
         )
         found.append(
             ScoredGroup(

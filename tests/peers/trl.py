@@ -112,7 +112,7 @@ async def _ours(folder: Path, shape: "Shape", *, repeats: int) -> list[StepSecon
     import torch
 
     from actors.engine.engine import Engine
-    from cluster.bench.fixtures import alone, build_prompts, policy_of, scored
+    from cluster.bench.fixtures import alone, build_prompts, policy_of, scored_group
     from learners.rank.worker import RankWorker
     from o3rl.config import LearningConfig, RolloutsConfig, SamplingConfig, Schedule
     from o3rl.types import Group, Version
@@ -141,7 +141,7 @@ async def _ours(folder: Path, shape: "Shape", *, repeats: int) -> list[StepSecon
             group = await engine.generate(prompt, shown, seed=number)
             assert isinstance(group, Group), group
             assert {len(r.tokens_T) for r in group.rollouts_G} == {shape.completion}
-            batch, sampled = [scored(group)], perf_counter()
+            batch, sampled = [scored_group(group)], perf_counter()
             worker.update([batch], version=engine.version)
             learned = perf_counter()
             worker.publish(Version(0, number + 1), weights)

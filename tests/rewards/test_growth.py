@@ -7,8 +7,8 @@ from time import process_time
 
 import pytest
 
-from cluster.bench.completions import Case, cases
-from cluster.bench.rewards import score
+from cluster.bench.completions import CompletionCase, cases
+from cluster.bench.rewards import score_once
 from o3rl.config import Profile, RewardsConfig
 from o3rl.text import grammar
 from o3rl.types import Task
@@ -59,5 +59,7 @@ def test_a_hundred_times_the_text_takes_at_most_300_times_the_time(piece):
     assert len(large) == pytest.approx(LARGE, abs=60)
     assert seconds(partial(find_all, large)) < 300 * seconds(partial(find_all, small))
     for scorer in SCORERS:
-        of_small, of_large = (partial(score, scorer, Case(ROW, text)) for text in (small, large))
+        of_small, of_large = (
+            partial(score_once, scorer, CompletionCase(ROW, text)) for text in (small, large)
+        )
         assert seconds(of_large) < 300 * seconds(of_small)

@@ -8,9 +8,9 @@ import pytest
 
 from actors.weights.update_stream import EngineBroken
 from o3rl.config import Spanning
-from o3rl.media.reader import digest
+from o3rl.media.reader import frames_digest
 from o3rl.types import Failure, Group, Version
-from o3rl.weights.buckets import RawTensor, pack
+from o3rl.weights.buckets import RawTensor, pack_bucket
 from o3rl.weights.delta import difference
 from o3rl.weights.manifest import Manifest
 from o3rl.weights.versions import MemoryWeights
@@ -58,7 +58,7 @@ def test_logprobs_are_those_of_transformers(engine, run, policies):
         group = run(generate(engine, number))
         assert_same_logprobs(policies.base, group)
         assert {rollout.spans for rollout in group.rollouts_G} == {((0, FIRST),)}
-        assert group.frames_digest == digest(frames(group.prompt.media_key))
+        assert group.frames_digest == frames_digest(frames(group.prompt.media_key))
     assert len({rollout.tokens_T for rollout in group.rollouts_G}) == SAMPLING.group_size
 
 
@@ -278,13 +278,13 @@ def test_what_changed_alone_makes_the_engine_that_all_of_it_makes(engine, run, p
     weights = tensors(policies.changed)
     after = {name: nudged(tensor) for name, tensor in weights.items()}
     source = MemoryWeights()
-    [(bucket, payload)] = [pack(0, list(weights.values()))]
+    [(bucket, payload)] = [pack_bucket(0, list(weights.values()))]
     base, version = Version(0, 5), Version(0, 6)
     source.put(base, bucket, payload)
     source.commit(Manifest(base, (bucket,), base=True))
     run(engine.load(source))
 
-    bucket, new = pack(0, list(after.values()))
+    bucket, new = pack_bucket(0, list(after.values()))
     source.put_patch(version, bucket, base, difference(payload, new).payload)
     source.commit(Manifest(version, (bucket,), base=True))
     loaded = run(engine.load(source))

@@ -17,7 +17,7 @@ import pytest
 from actors.engine.child_processes import Processes
 from actors.weights.node_cache import Stage
 from o3rl.types import Version
-from o3rl.weights.buckets import RawTensor, pack
+from o3rl.weights.buckets import RawTensor, pack_bucket
 from o3rl.weights.delta import difference
 from o3rl.weights.manifest import Manifest, publish
 from o3rl.weights.versions import MemoryWeights
@@ -46,7 +46,7 @@ def changing(
 ) -> Manifest:
     """Publishes one tensor as `version`, as what changed since `base`."""
     data = OWN + data[4:]
-    bucket, payload = pack(0, [RawTensor("l.0.w", "float32", (len(data) // 4,), data)])
+    bucket, payload = pack_bucket(0, [RawTensor("l.0.w", "float32", (len(data) // 4,), data)])
     if base is None:
         weights.put(version, bucket, payload)
     else:

@@ -11,7 +11,7 @@ from cluster.bench.random_models import (
     Shape,
     build_policy,
     build_segment,
-    config_of,
+    random_config,
 )
 
 SETTING = Setting("1m", "cpu", checkpointing=True)
@@ -81,4 +81,4 @@ def test_sizes_are_those_of_the_family():
 def bench_policy(name: str):
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    return Qwen2_5_VLForConditionalGeneration(config_of(name))
+    return Qwen2_5_VLForConditionalGeneration(random_config(name))

@@ -10,7 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from cluster.commands import doctor
-from cluster.commands.doctor import NAMES, State
+from cluster.commands.doctor import NAMES, CheckState
 
 HOME = Path(doctor.__file__).resolve().parents[2]
 
@@ -29,7 +29,8 @@ def test_this_environment_is_sound(capsys):
 
 
 @pytest.mark.parametrize(
-    ("version", "state"), [("2.60.0", State.right), ("2.59.0", State.note), (None, State.missing)]
+    ("version", "state"),
+    [("2.60.0", CheckState.right), ("2.59.0", CheckState.note), (None, CheckState.missing)],
 )
 def test_a_package_against_its_pin(version, state):
     finding = doctor.package(Requirement("ray[default]==2.60.0"), version)
@@ -40,18 +41,18 @@ def test_a_package_against_its_pin(version, state):
 
 
 def test_a_local_build_fits_its_pin():
-    assert doctor.package(Requirement("torch==2.13.0"), "2.13.0+cpu").state is State.right
+    assert doctor.package(Requirement("torch==2.13.0"), "2.13.0+cpu").state is CheckState.right
 
 
 @pytest.mark.parametrize(
     ("build", "vllm", "cpu", "state", "said"),
     [
-        ("CPU", None, "0.32.0", State.right, ""),
-        ("CUDA 13.0", "0.32.0", None, State.right, ""),
-        ("CPU", "0.32.0", None, State.missing, "does not fit a torch for CPU"),
-        ("CUDA 13.0", None, "0.32.0", State.missing, "does not fit a torch for CUDA 13.0"),
-        ("CPU", "0.32.0", "0.32.0", State.missing, "overwrite each other"),
-        ("CPU", None, None, State.missing, "make setup"),
+        ("CPU", None, "0.32.0", CheckState.right, ""),
+        ("CUDA 13.0", "0.32.0", None, CheckState.right, ""),
+        ("CPU", "0.32.0", None, CheckState.missing, "does not fit a torch for CPU"),
+        ("CUDA 13.0", None, "0.32.0", CheckState.missing, "does not fit a torch for CUDA 13.0"),
+        ("CPU", "0.32.0", "0.32.0", CheckState.missing, "overwrite each other"),
+        ("CPU", None, None, CheckState.missing, "make setup"),
     ],
 )
 def test_builds_of_torch_and_vllm(build, vllm, cpu, state, said):
@@ -63,11 +64,11 @@ def test_builds_of_torch_and_vllm(build, vllm, cpu, state, said):
 @pytest.mark.parametrize(
     ("build", "version", "shim", "state"),
     [
-        ("CPU", "0.28.0", True, State.right),
-        ("CPU", "0.28.0", False, State.missing),
-        ("CPU", "0.28.0+cpu", False, State.right),
-        ("CUDA 13.0", "0.28.0", False, State.right),
-        ("CPU", None, False, State.missing),
+        ("CPU", "0.28.0", True, CheckState.right),
+        ("CPU", "0.28.0", False, CheckState.missing),
+        ("CPU", "0.28.0+cpu", False, CheckState.right),
+        ("CUDA 13.0", "0.28.0", False, CheckState.right),
+        ("CPU", None, False, CheckState.missing),
     ],
 )
 def test_torchvision(build, version, shim, state):
@@ -78,24 +79,24 @@ def test_a_gpu_that_torch_does_not_see_is_noted(monkeypatch):
     facts = {"torch": "2.13.0+cpu", "cuda": None, "nms": True, "gpus": []}
     monkeypatch.setattr(doctor.shutil, "which", lambda _: "/bin/nvidia-smi")
     *_, gpus = doctor.torch_and_engine(facts, None, "0.32.0")
-    assert (gpus.name, gpus.state) == ("GPUs", State.note)
+    assert (gpus.name, gpus.state) == ("GPUs", CheckState.note)
     monkeypatch.setattr(doctor.shutil, "which", lambda _: None)
     *_, gpus = doctor.torch_and_engine(facts, None, "0.32.0")
-    assert gpus.state is State.right
+    assert gpus.state is CheckState.right
 
 
 def test_a_torch_that_cannot_be_imported_is_missing():
     [finding] = doctor.torch_and_engine({"error": "OSError: libtorch"}, None, "0.32.0")
-    assert (finding.state, finding.found) == (State.missing, "OSError: libtorch")
+    assert (finding.state, finding.found) == (CheckState.missing, "OSError: libtorch")
 
 
 def test_a_file_in_the_working_directory_hides_ours(tmp_path):
     (tmp_path / "cluster.py").write_text("")
     (tmp_path / "rewards").mkdir()
     (tmp_path / "rewards" / "__init__.py").write_text("")
-    facts = doctor.probe(doctor.PROBES["names"], tmp_path)
+    facts = doctor.run_probe(doctor.PROBES["names"], tmp_path)
     found = {finding.name: finding for finding in doctor.shadowed(facts, HOME)}
-    assert {name for name, each in found.items() if each.state is State.missing} == {
+    assert {name for name, each in found.items() if each.state is CheckState.missing} == {
         "import cluster",
         "import rewards",
     }
@@ -104,14 +105,14 @@ def test_a_file_in_the_working_directory_hides_ours(tmp_path):
 
 def test_an_empty_folder_of_our_name_hides_nothing(tmp_path):
     (tmp_path / "learners").mkdir()
-    facts = doctor.probe(doctor.PROBES["names"], tmp_path)
-    assert {finding.state for finding in doctor.shadowed(facts, HOME)} == {State.right}
+    facts = doctor.run_probe(doctor.PROBES["names"], tmp_path)
+    assert {finding.state for finding in doctor.shadowed(facts, HOME)} == {CheckState.right}
 
 
 def test_another_distribution_with_our_name_is_told(places, monkeypatch):
     owners = {"cluster": ["python-cluster", "o3rl"], "o3rl": ["o3rl"]}
     monkeypatch.setattr(metadata, "packages_distributions", lambda: owners)
-    found = [each for each in doctor.shadowed(places, HOME) if each.state is State.missing]
+    found = [each for each in doctor.shadowed(places, HOME) if each.state is CheckState.missing]
     assert [(each.name, "python-cluster" in each.mend) for each in found] == [
         ("import cluster", True)
     ]
@@ -123,18 +124,21 @@ def test_a_name_that_is_not_there_is_missing(places):
 
 
 def test_a_probe_that_dies_or_hangs_is_told(tmp_path, monkeypatch):
-    assert doctor.probe("raise OSError('no libtorch')", tmp_path) == {
+    assert doctor.run_probe("raise OSError('no libtorch')", tmp_path) == {
         "error": "OSError: no libtorch"
     }
-    assert "code" in doctor.probe("import os; os._exit(3)", tmp_path)["error"]
+    assert "code" in doctor.run_probe("import os; os._exit(3)", tmp_path)["error"]
     monkeypatch.setattr(doctor, "SECONDS", 0.5)
-    assert "no answer in" in doctor.probe("import time; time.sleep(30)", tmp_path)["error"]
+    assert "no answer in" in doctor.run_probe("import time; time.sleep(30)", tmp_path)["error"]
 
 
 def test_the_database_is_tried_and_nothing_is_left(tmp_path):
     (tmp_path / "runs").mkdir()
     finding = doctor.database(tmp_path)
-    assert (finding.state, finding.found) == (State.right, f"can be written in {tmp_path / 'runs'}")
+    assert (finding.state, finding.found) == (
+        CheckState.right,
+        f"can be written in {tmp_path / 'runs'}",
+    )
     assert list((tmp_path / "runs").iterdir()) == []
 
 
@@ -145,37 +149,37 @@ def test_a_database_without_locks_is_missing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(doctor.sqlite3, "connect", lambda *_, **__: NoLocks())
     finding = doctor.database(tmp_path)
-    assert finding.state is State.missing
+    assert finding.state is CheckState.missing
     assert "database is locked" in finding.found
     assert "tracking.uri" in finding.mend
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path):
-    assert doctor.database(tmp_path / "none").state is State.missing
+    assert doctor.database(tmp_path / "none").state is CheckState.missing
 
 
 def test_little_room_is_a_note(tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 2**20})
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage)
     found = {finding.name: finding for finding in doctor.machine(tmp_path)}
-    assert found["disk"].state is found["/dev/shm"].state is State.note
+    assert found["disk"].state is found["/dev/shm"].state is CheckState.note
     assert found["cores"].found == str(len(os.sched_getaffinity(0)))
 
 
 def test_something_missing_is_exit_code_1_and_says_how_to_mend_it(monkeypatch, capsys):
-    broken = doctor.Finding("Ray", "no [module]", State.missing, "install it [now]")
-    noted = doctor.Finding("disk", "1 GiB", State.note, "make room")
-    monkeypatch.setattr(doctor, "examine", lambda _: iter([broken, noted]))
+    broken = doctor.Finding("Ray", "no [module]", CheckState.missing, "install it [now]")
+    noted = doctor.Finding("disk", "1 GiB", CheckState.note, "make room")
+    monkeypatch.setattr(doctor, "findings", lambda _: iter([broken, noted]))
     assert doctor.run(None) == 1
     shown = capsys.readouterr().out
     assert "Ray: install it [now]" in shown
     assert "disk: make room" in shown
-    monkeypatch.setattr(doctor, "examine", lambda _: iter([noted]))
+    monkeypatch.setattr(doctor, "findings", lambda _: iter([noted]))
     assert doctor.run(None) == 0
 
 
 def test_another_python_is_missing(monkeypatch):
     monkeypatch.setattr(doctor.sys, "version_info", (3, 9, 1))
     python = next(doctor.python_and_packages())
-    assert (python.found, python.state) == ("3.9.1", State.missing)
+    assert (python.found, python.state) == ("3.9.1", CheckState.missing)
     assert sys.executable

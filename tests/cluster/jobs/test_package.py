@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cluster.jobs import package
-from cluster.jobs.package import pack, travelling
+from cluster.jobs.package import pack_job, travelling
 from o3rl.config import RunConfig, load
 
 TRY = """
@@ -41,7 +41,7 @@ def packed(tmp_path_factory) -> Path:
     )
     sys.path.insert(0, str(module.parent))
     try:
-        pack(travelling(run), folder)
+        pack_job(travelling(run), folder)
     finally:
         sys.path.remove(str(module.parent))
     return folder
@@ -87,7 +87,7 @@ def test_a_module_that_is_not_there_is_named(tmp_path):
     run = RunConfig()
     run = replace(run, rewards=replace(run.rewards, custom={"own": "nowhere_at_all:reward"}))
     with pytest.raises(ValueError, match="module 'nowhere_at_all', which is not found"):
-        pack(run, tmp_path)
+        pack_job(run, tmp_path)
 
 
 def test_paths_travel_as_absolute_ones_and_names_as_they_are(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 
 from cluster.services.weight_store import WeightStore, start_store
 from o3rl.types import Version
-from o3rl.weights.buckets import RawTensor, pack, verify
+from o3rl.weights.buckets import RawTensor, pack_bucket, verify
 from o3rl.weights.delta import difference
 from o3rl.weights.manifest import Manifest, publish
 
@@ -53,12 +53,12 @@ def test_what_is_published_can_be_pulled(store):
 @pytest.mark.e2e
 def test_what_changed_is_put_and_pulled_beside_the_whole(store):
     old, new = weights(1), weights(1) | {"l.1.q": weights(2)["l.1.q"]}
-    bucket, payload = pack(0, list(old.values()))
+    bucket, payload = pack_bucket(0, list(old.values()))
     store.put(V1, bucket, payload)
     store.commit(Manifest(V1, (bucket,), base=True))
     assert store.patch(V1, 0) is None
 
-    bucket, after = pack(0, list(new.values()))
+    bucket, after = pack_bucket(0, list(new.values()))
     patch = difference(payload, after).payload
     with pytest.raises(LookupError, match=r"version 1\.3 are not held"):
         store.put_patch(V2, bucket, V3, patch)
@@ -84,7 +84,7 @@ def test_two_versions_are_kept(store):
 @pytest.mark.e2e
 def test_a_killed_store_comes_back_empty_and_takes_the_same_version_again(cluster, store):
     publish(weights(1), store, version=V1, limit=700)
-    bucket, payload = pack(0, list(weights(2).values()))
+    bucket, payload = pack_bucket(0, list(weights(2).values()))
     store.put(V2, bucket, payload)  # not committed
 
     pid = cluster.get(store.actor.pid.remote(), timeout=60)

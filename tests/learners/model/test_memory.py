@@ -11,7 +11,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from cluster.bench import variants
-from cluster.bench.random_models import Setting, Shape, build_policy, build_segment, config_of
+from cluster.bench.random_models import Setting, Shape, build_policy, build_segment, random_config
 from learners.model.architecture import Architecture
 from learners.model.memory import (
     Pass,
@@ -58,7 +58,7 @@ def test_parameters_are_counted_exactly(family):
 
 def test_the_older_form_of_a_config_gives_the_same():
     sizes = Architecture.of(SEVEN_B)
-    assert sizes == Architecture.of(config_of("7b").to_dict())
+    assert sizes == Architecture.of(random_config("7b").to_dict())
     assert sizes.parameters == 8_292_166_656  # as published
     # Rank 1: a row and a column of each of seven matrices: 28·(2·(3584 + 3584) + 2·(3584 + 512)
     # + 3·(3584 + 18944)) = 28·90112.

@@ -8,7 +8,7 @@ import torch
 from learners.model.packing import Pack, PromptInputs, Segment, pack
 from learners.rank.policy_loss import engine_noise, policy_loss
 from learners.rank.training_rows import TrainingRow
-from learners.rank.update_metrics import UpdateMetrics, summary
+from learners.rank.update_metrics import UpdateMetrics, summarise_ranks
 from o3rl.config import LearningConfig, Objective, OldLogprobs
 
 LN2, LN4 = math.log(2.0), math.log(4.0)
@@ -105,7 +105,7 @@ def test_statistics_of_several_ranks_are_one_summary():
     first.note(trained_tokens=torch.tensor([4, 6]), read_tokens=20.0)
     second.note(ratio=torch.tensor([3.0]), noise=torch.tensor([0.5, 0.3]), read_seconds=1.0)
     second.note(noise=torch.tensor([]))
-    metrics = summary([first.collected(), second.collected()])
+    metrics = summarise_ranks([first.collected(), second.collected()])
     assert metrics["ratio/mean"] == 2.0
     assert (metrics["ratio/min"], metrics["ratio/max"]) == (1.0, 3.0)
     assert metrics["noise/median"] == pytest.approx(0.3)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from o3rl.benchmarks.reading import answer_part, boxes_by_second, interval, seconds_of
+from o3rl.benchmarks.reading import answer_part, boxes_by_second, read_interval, seconds_of
 
 PIECES = [
     *("<think>", "</think>", "<answer>", "</answer>", "<t>", "</t>", "</t>s", "<box>[", "]</box>"),
@@ -78,7 +78,7 @@ def test_the_tagged_answer_is_read_first(text, part):
     ],
 )
 def test_an_interval_is_read_or_left(text, read):
-    assert interval(text) == read
+    assert read_interval(text) == read
 
 
 BOX, OTHER = (1.0, 2.0, 30.0, 40.0), (5.0, 6.0, 7.0, 8.0)
@@ -133,7 +133,7 @@ def test_seconds_are_numbers():
 
 @given(texts)
 def test_no_text_raises(text):
-    interval(text)
+    read_interval(text)
     for second, boxes in boxes_by_second(text).items():
         assert second >= 0
         assert all(len(box) == 4 for box in boxes)
@@ -143,6 +143,6 @@ def test_no_text_raises(text):
 def test_time_is_linear_in_the_text(piece):
     text = piece * (20_000 // max(1, len(piece)))
     began = time.process_time()
-    interval(text)
+    read_interval(text)
     boxes_by_second(text)
     assert time.process_time() - began < 2

@@ -8,7 +8,7 @@ import pytest
 from golden_values import golden
 
 from o3rl.benchmarks.registry import BENCHMARKS, benchmark_named, scorer_named
-from o3rl.benchmarks.runner import Call, Runner, Scoring, chat, load, read_list, result
+from o3rl.benchmarks.runner import Call, Runner, Scoring, chat, load_rows, read_list, result
 
 VSTAR, TVG = benchmark_named("vstar"), benchmark_named("TVGBench")
 ROWS = [stored["row"] for stored in golden("vstar_scores")["rows"][:4]]
@@ -146,8 +146,8 @@ def test_sizes_are_asserted_unless_a_subset_is_meant(name, tmp_path):
     sizes = {"vstar": 2094, "tvgbench": 800, "videomme": 2700, "worldsense": 3172, "videommmu": 900}
     assert benchmark.size == sizes[name]
     with pytest.raises(ValueError, match=f"holds 3 rows; .* has {sizes[name]}"):
-        load(benchmark, tmp_path)
-    assert len(load(benchmark, tmp_path, subset=True)) == 3
+        load_rows(benchmark, tmp_path)
+    assert len(load_rows(benchmark, tmp_path, subset=True)) == 3
 
 
 def test_names_are_known_however_they_are_written():

@@ -8,7 +8,7 @@ from PIL import Image
 
 from o3rl.config import FramesConfig
 from o3rl.media.decoder import MediaError
-from o3rl.media.reader import MediaReader, digest
+from o3rl.media.reader import MediaReader, frames_digest
 from o3rl.types import KeyFrame, Row, Task, Truth
 
 FRAMES = FramesConfig(pixels=16 * 28 * 28, decode_seconds=30)
@@ -31,7 +31,7 @@ def test_a_row_is_planned_and_decoded(reader):
     pixels = reader.read(planned)
     width, height = planned.plan.size
     assert pixels.shape == (8, height, width, 3)
-    assert digest(reader.read(planned)) == digest(pixels)
+    assert frames_digest(reader.read(planned)) == frames_digest(pixels)
     with pytest.raises(ValueError, match="read-only"):
         pixels[0] = 0
 
@@ -113,7 +113,7 @@ def test_another_reader_reads_what_was_planned_here(reader, videos, tmp_path):
     shutil.copy(videos / "good.mp4", tmp_path / "good.mp4")
     other = MediaReader(tmp_path, FRAMES)
     try:
-        assert digest(other.read(planned)) == digest(reader.read(planned))
+        assert frames_digest(other.read(planned)) == frames_digest(reader.read(planned))
         shutil.copy(videos / "variable.mp4", tmp_path / "good.mp4")
         with pytest.raises(MediaError, match="differs from the file"):
             other.read(planned)
@@ -153,11 +153,11 @@ def test_a_video_that_goes_away_after_planning(reader, videos):
 
 def test_digest_tells_values_and_shapes_apart():
     zeros = np.zeros((2, 3), np.uint8)
-    assert len(digest(zeros)) == 16
-    assert digest(zeros) == digest(zeros.copy())
-    assert digest(zeros) != digest(zeros.T)
-    assert digest(zeros) != digest(zeros + 1)
-    assert digest(zeros.T) == digest(np.ascontiguousarray(zeros.T))
+    assert len(frames_digest(zeros)) == 16
+    assert frames_digest(zeros) == frames_digest(zeros.copy())
+    assert frames_digest(zeros) != frames_digest(zeros.T)
+    assert frames_digest(zeros) != frames_digest(zeros + 1)
+    assert frames_digest(zeros.T) == frames_digest(np.ascontiguousarray(zeros.T))
 
 
 def test_readers_must_exist():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from o3rl.persistence.ledger import ADMITTED, SET_ASIDE, SKIPPED, TRAINED, Entry, Ledger
+from o3rl.persistence.ledger import ADMITTED, SET_ASIDE, SKIPPED, TRAINED, Ledger, LedgerEntry
 from o3rl.types import Version
 from tests.o3rl.made import prompt
 
@@ -22,11 +22,11 @@ def ledger() -> Ledger:
 
 def test_what_became_of_each(ledger):
     assert ledger.entries() == (
-        Entry(0, "row-0", 1, TRAINED, 0, 5),
-        Entry(1, "row-1", 2, TRAINED, 0, 5, "engine died"),
-        Entry(2, "row-2", 1, SET_ASIDE, reason="too long"),
-        Entry(3, "row-3", 0, SKIPPED, reason="missing"),
-        Entry(4, "row-4", 1, ADMITTED),
+        LedgerEntry(0, "row-0", 1, TRAINED, 0, 5),
+        LedgerEntry(1, "row-1", 2, TRAINED, 0, 5, "engine died"),
+        LedgerEntry(2, "row-2", 1, SET_ASIDE, reason="too long"),
+        LedgerEntry(3, "row-3", 0, SKIPPED, reason="missing"),
+        LedgerEntry(4, "row-4", 1, ADMITTED),
     )
     assert ledger.counts() == {TRAINED: 2, SET_ASIDE: 1, SKIPPED: 1, ADMITTED: 1}
 
@@ -60,4 +60,4 @@ def test_the_attempts_of_a_prompt_set_aside_are_counted():
     ledger.admit(prompt(0))
     ledger.retry(prompt(0, attempt=1), "died")
     ledger.set_aside(prompt(0, attempt=1), "died again")
-    assert ledger.entries() == (Entry(0, "row-0", 2, SET_ASIDE, reason="died again"),)
+    assert ledger.entries() == (LedgerEntry(0, "row-0", 2, SET_ASIDE, reason="died again"),)

@@ -5,7 +5,7 @@ import math
 import pytest
 from PIL import Image
 
-from o3rl.tracking.curves import PANELS, draw, finite, matching, running_mean
+from o3rl.tracking.curves import PANELS, draw_curves, finite_points, matching, running_mean
 from o3rl.tracking.metrics_log import MetricsLog, MetricsRecord
 
 
@@ -28,7 +28,7 @@ def test_only_panels_with_numbers_are_drawn(tmp_path):
     ]
     lines.append((10, {"validation/total": 1.0, "ratio/clipped": math.nan}))
     picture = tmp_path / "out" / "curves.png"
-    titles = draw(journal(tmp_path / "m.jsonl", lines), picture, title="demo")
+    titles = draw_curves(journal(tmp_path / "m.jsonl", lines), picture, title="demo")
     assert titles == [
         "Training reward",
         "Reward by part",
@@ -45,18 +45,18 @@ def test_only_panels_with_numbers_are_drawn(tmp_path):
 
 def test_one_point_of_one_series_is_enough(tmp_path):
     picture = tmp_path / "curves.png"
-    assert draw(journal(tmp_path / "m.jsonl", [(1, {"sft/loss": 2.0})]), picture, title="") == [
-        "Cold start: loss"
-    ]
+    assert draw_curves(
+        journal(tmp_path / "m.jsonl", [(1, {"sft/loss": 2.0})]), picture, title=""
+    ) == ["Cold start: loss"]
     assert picture.stat().st_size > 1000
 
 
 def test_nothing_to_draw_is_an_error_that_names_what_there_is(tmp_path):
     metrics = journal(tmp_path / "m.jsonl", [(1, {"foo": 2.0, "reward/total": math.nan})])
     with pytest.raises(ValueError, match=r"it holds \['foo'\]"):
-        draw(metrics, tmp_path / "c.png", title="")
+        draw_curves(metrics, tmp_path / "c.png", title="")
     with pytest.raises(FileNotFoundError):
-        draw(tmp_path / "none.jsonl", tmp_path / "c.png", title="")
+        draw_curves(tmp_path / "none.jsonl", tmp_path / "c.png", title="")
 
 
 def test_parts_leave_out_totals_and_what_is_always_zero():
@@ -72,7 +72,9 @@ def test_parts_leave_out_totals_and_what_is_always_zero():
 
 
 def test_finite():
-    assert finite({"a": [(1, math.nan), (2, 1.0)], "b": [(1, math.inf)]}) == {"a": [(2, 1.0)]}
+    assert finite_points({"a": [(1, math.nan), (2, 1.0)], "b": [(1, math.inf)]}) == {
+        "a": [(2, 1.0)]
+    }
 
 
 def test_running_mean_by_hand():

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from o3rl.weights.buckets import RawTensor, pack, serialised, verify
+from o3rl.weights.buckets import RawTensor, pack_bucket, serialised, verify
 from o3rl.weights.delta import difference, patched
 
 BITS = {"bfloat16": np.uint16, "float32": np.uint32, "int64": np.uint64}
@@ -59,7 +59,7 @@ def test_the_wrong_base_is_found_by_the_digests():
     old = RawTensor("l.0.w", "float32", (8,), bytes(32))
     other = RawTensor("l.0.w", "float32", (8,), bytes([1]) * 32)
     new = RawTensor("l.0.w", "float32", (8,), bytes(28) + b"\2\0\0\0")
-    bucket, payload = pack(0, [new])
+    bucket, payload = pack_bucket(0, [new])
     patch = difference(serialised([old]), payload)
     assert verify(bucket, patched(serialised([old]), patch.payload))
     with pytest.raises(ValueError, match=r"bytes of l\.0\.w have digest"):

@@ -5,7 +5,15 @@ from dataclasses import replace
 import pytest
 
 from o3rl.types import Version
-from o3rl.weights.buckets import Bucket, RawTensor, TensorEntry, digest_of, pack, unpack, verify
+from o3rl.weights.buckets import (
+    Bucket,
+    RawTensor,
+    TensorEntry,
+    digest_of,
+    pack_bucket,
+    unpack,
+    verify,
+)
 from o3rl.weights.manifest import Manifest, layer_of, publish, split_layers
 from o3rl.weights.versions import MemoryWeights, RetainedVersions
 
@@ -52,13 +60,13 @@ def test_a_payload_is_safetensors_and_comes_back_as_it_was():
         RawTensor("b", "float32", (), b"wxyz"),
         RawTensor("c", "float32", (0, 4), b""),
     ]
-    bucket, payload = pack(0, mixed)
+    bucket, payload = pack_bucket(0, mixed)
     assert bucket.size == len(payload)
     back = unpack(payload)
     assert {n: (t.dtype, t.shape, bytes(t.data)) for n, t in back.items()} == {
         t.name: (t.dtype, t.shape, t.data) for t in mixed
     }
-    _, plain = pack(0, mixed[1:])
+    _, plain = pack_bucket(0, mixed[1:])
     assert load(plain)["b"].tobytes() == b"wxyz"  # an independent reader agrees
     assert load(plain)["c"].shape == (0, 4)
 
@@ -71,27 +79,27 @@ def test_a_tensor_must_have_the_bytes_of_its_shape():
 
 
 def test_verify_names_the_tensor_that_differs():
-    bucket, payload = pack(0, [tensor("a"), tensor("b")])
+    bucket, payload = pack_bucket(0, [tensor("a"), tensor("b")])
     assert set(verify(bucket, payload)) == {"a", "b"}
     assert bucket.tensors[0].digest == digest_of(b"\1" * 16)
 
     flipped = payload[:-1] + b"\2"  # the last byte belongs to b
     with pytest.raises(ValueError, match="bytes of b have digest"):
         verify(bucket, flipped)
-    _, less = pack(0, [tensor("a")])
+    _, less = pack_bucket(0, [tensor("a")])
     with pytest.raises(ValueError, match="the payload lacks b"):
         verify(bucket, less)
-    _, more = pack(0, [tensor("a"), tensor("b"), tensor("c")])
+    _, more = pack_bucket(0, [tensor("a"), tensor("b"), tensor("c")])
     with pytest.raises(ValueError, match="does not name c"):
         verify(bucket, more)
-    _, turned = pack(0, [tensor("a"), RawTensor("b", "float32", (4,), b"\1" * 16)])
+    _, turned = pack_bucket(0, [tensor("a"), RawTensor("b", "float32", (4,), b"\1" * 16)])
     with pytest.raises(ValueError, match=r"b is float32\[4\], the manifest says float32\[2, 2\]"):
         verify(bucket, turned)
 
 
 @pytest.mark.parametrize("end", [0, 7, 20, -1])
 def test_a_cut_payload_is_refused(end):
-    _, payload = pack(0, [tensor("a")])
+    _, payload = pack_bucket(0, [tensor("a")])
     with pytest.raises(ValueError, match=r"no safetensors|cut short"):
         unpack(payload[:end])
 
@@ -126,7 +134,7 @@ def test_a_version_is_readable_only_after_commit():
     sink = MemoryWeights()
     with pytest.raises(LookupError, match="no weights were published"):
         sink.manifest()
-    one, payload = pack(0, [tensor("a.w")])
+    one, payload = pack_bucket(0, [tensor("a.w")])
     sink.put(V1, one, payload)
     with pytest.raises(LookupError):
         sink.payload(V1, 0)
@@ -149,8 +157,8 @@ def test_a_shelf_keeps_the_newest_two():
 
 def test_a_version_never_names_two_sets_of_weights():
     shelf: RetainedVersions[bytes] = RetainedVersions()
-    one, payload = pack(0, [tensor("a.w")])
-    two, _ = pack(0, [tensor("a.w", fill=2)])
+    one, payload = pack_bucket(0, [tensor("a.w")])
+    two, _ = pack_bucket(0, [tensor("a.w", fill=2)])
     shelf.put(V2, one, payload)
     with pytest.raises(LookupError, match="bucket 0 of the manifest was not put"):
         shelf.commit(Manifest(V2, (two,)))
@@ -165,6 +173,6 @@ def test_a_version_never_names_two_sets_of_weights():
 
 
 def test_memory_weights_check_what_they_take():
-    bucket, payload = pack(0, [tensor("a.w")])
+    bucket, payload = pack_bucket(0, [tensor("a.w")])
     with pytest.raises(ValueError, match=r"bytes of a\.w"):
         MemoryWeights().put(V1, bucket, payload[:-1] + b"\2")
