@@ -51,7 +51,7 @@ ROOMS = {
         ("services",),
         ("run",),
         ("jobs",),
-        ("bench",),
+        ("bench", "plan"),
         ("commands",),
     ),
 }

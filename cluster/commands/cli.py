@@ -13,25 +13,26 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 
+from cluster.arguments import Commands, Parser
 from cluster.arguments import add_command as _command
 from cluster.arguments import takes_config as _config
 from cluster.arguments import takes_overrides as _overrides
 from cluster.arguments import takes_resume as _resume
 from cluster.bench.arguments import add_bench
 from cluster.commands.benchmark_arguments import add_benchmark
-from cluster.commands.plan_arguments import add_plan
 from cluster.jobs.arguments import add_runs
+from cluster.plan.plan_arguments import add_plan
 
 Handler = Callable[[argparse.Namespace], int]
 
-EPILOG = """\
+EXAMPLES = """\
 from nothing to a trained model:  o3rl demo
 on your own data:                 o3rl data import STGR-RL.json --media ROOT --out DIR
                                   o3rl sft CONFIG, o3rl train CONFIG, o3rl evaluate CONFIG
-configurations that are shipped:  o3rl configs
 on a Ray cluster:                 o3rl submit CONFIG, o3rl status, o3rl logs RUN, o3rl stop RUN
 what is missing on this machine:  o3rl doctor
 """
@@ -75,29 +76,25 @@ def _terminated(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="o3rl",
+        usage="o3rl [-h] [-v] [--version] COMMAND ...",
         description="Reinforcement learning for video models that show their evidence.",
-        epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="say more; show tracebacks")
+    parser.add_argument("--version", action="version", version=f"o3rl {version('o3rl')}")
     parser.set_defaults(parser=parser)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
-    _demo(commands)
-    _data(commands)
-    _sft(commands)
-    _train(commands)
-    add_plan(commands)
-    add_runs(commands)
-    _evaluate(commands)
-    _answer(commands)
-    _score(commands)
-    add_benchmark(commands)
-    add_bench(commands)
-    _tiny(commands)
-    _looking_around(commands)
+    subparsers = parser.add_subparsers(
+        metavar="COMMAND", dest="command", prog="o3rl", help=argparse.SUPPRESS
+    )
+    commands = Commands(subparsers)
+    for title, kept in GROUPS.items():
+        commands.group(title)
+        for add in kept:
+            add(commands)
+    parser.epilog = f"{commands.listed()}\n{EXAMPLES}"
     return parser
 
 
@@ -326,21 +323,41 @@ def _tiny(commands) -> None:
     pretrain.add_argument("--resume", action="store_true", help="go on from the last 500 steps")
 
 
-def _looking_around(commands) -> None:
-    _command(commands, "configs", "o3rl.config.shipped:run", "list the shipped configurations")
-    _command(
-        commands,
-        "doctor",
-        "cluster.commands.doctor:run",
-        "versions, devices, what is missing, what to do",
+def _configs(commands) -> None:
+    words = "the shipped configurations, one of them, and what every setting is for"
+    configs = _command(commands, "configs", "cluster.commands.configs:run", words)
+    configs.add_argument(
+        "config", nargs="?", metavar="CONFIG", help="a YAML file or a shipped name, to print"
     )
+    _overrides(configs)
+    configs.add_argument(
+        "--resolved", action="store_true", help="with every default, and what each value is for"
+    )
+    kinds = configs.add_mutually_exclusive_group()
+    kinds.add_argument("--reference", action="store_true", help="docs/settings.md")
+    kinds.add_argument("--schema", action="store_true", help="a JSON schema, for editors")
+
+
+def _doctor(commands) -> None:
+    words = "versions, devices, what is missing, what to do"
+    doctor = _command(commands, "doctor", "cluster.commands.doctor:run", words)
+    doctor.add_argument("--json", action="store_true", help="JSON instead of the table")
+
+
+GROUPS = {
+    "to begin": (_demo, _doctor, _configs),
+    "to train": (_data, add_plan, _sft, _train),
+    "on a cluster": (add_runs,),
+    "to look and to measure": (_evaluate, _answer, _score, add_benchmark),
+    "of o3rl itself": (add_bench, _tiny),
+}
 
 
 def _add_overrides(options: argparse.Namespace, rest: list[str]) -> None:
     """Take up `key=value` that came after an option, which argparse leaves over."""
     wrong = [item for item in rest if "=" not in item or item.startswith("-")]
     if wrong or "overrides" not in options:
-        options.parser.error(f"unrecognized arguments: {' '.join(wrong or rest)}")
+        options.parser.error_of_unknown(wrong or rest)
     options.overrides = [*options.overrides, *rest]
 
 

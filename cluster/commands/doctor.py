@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
@@ -53,9 +53,13 @@ class Finding:
     mend: str = ""
 
 
-def run(_: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Print what was found; exit code 1 if something essential is missing."""
     found = list(findings(Path.cwd()))
+    missing = any(finding.state is CheckState.missing for finding in found)
+    if options.json:
+        sys.stdout.write(json.dumps([asdict(finding) for finding in found], indent=1) + "\n")
+        return int(missing)
     console = Console()
     console.print(_table(found))
     problems = [finding for finding in found if finding.state is not CheckState.right]
@@ -63,7 +67,7 @@ def run(_: argparse.Namespace) -> int:
         console.print(f"[b]{escape(finding.name)}[/]: {escape(finding.mend)}", soft_wrap=True)
     if not problems:
         console.print("Nothing is missing.")
-    return int(any(finding.state is CheckState.missing for finding in found))
+    return int(missing)
 
 
 def findings(folder: Path) -> Iterator[Finding]:

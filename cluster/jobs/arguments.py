@@ -17,7 +17,9 @@ def add_runs(commands) -> None:
     submit.add_argument(
         "--wait", action="store_true", help="follow it to its end; exit code 1 if it fails"
     )
-    _on_cluster(commands, "list", "the runs that were submitted, and their attempts", "list_")
+    listed = "the runs that were submitted, and their attempts"
+    listed = _on_cluster(commands, "list", listed, "list_")
+    listed.add_argument("--json", action="store_true", help="JSON instead of text")
     status = _on_cluster(commands, "status", "phase, step, rates and replicas of what runs")
     status.add_argument("run", nargs="?", default="", metavar="RUN", help="default: all that run")
     status.add_argument("--json", action="store_true", help="JSON instead of text")

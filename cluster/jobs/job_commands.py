@@ -66,8 +66,12 @@ def list_(options: argparse.Namespace) -> int:
     """A line for each attempt of each run."""
     from cluster.jobs.jobs import connect
 
+    attempts = connect(options.address).attempts()
+    if options.json:
+        sys.stdout.write(json.dumps([each.plain() for each in attempts], indent=1) + "\n")
+        return 0
     lines = [("RUN", "ATTEMPT", "JOB", "BEGUN", "MLFLOW RUN", "FOLDER")]
-    for each in connect(options.address).attempts():
+    for each in attempts:
         begun = datetime.fromtimestamp(each.began).isoformat("T", "seconds")
         shown = (str(each.number), each.status.lower(), begun, each.mlflow_run or "-", each.folder)
         lines.append((each.run, *shown))

@@ -10,7 +10,7 @@ import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from shlex import join
 from typing import Any, Protocol
@@ -39,6 +39,10 @@ class Attempt:
     began: float = 0.0  # seconds since 1970
     message: str = ""  # Ray's, on how it is
     brought: Mapping[str, Any] | None = None  # its runtime environment
+
+    def plain(self) -> dict[str, Any]:
+        """What `o3rl list --json` prints: all but the environment, which may hold tokens."""
+        return {name: value for name, value in asdict(self).items() if name != "brought"}
 
     @property
     def id(self) -> str:

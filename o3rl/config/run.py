@@ -33,9 +33,9 @@ RESOURCE_SHARE = 0.001  # of a node's `resource`, of which each rank or replica 
 class RunConfig:
     """Everything of a run. `folder` holds all that it makes."""
 
-    name: str = "o3rl"
-    folder: str = "runs/o3rl"
-    seed: int = 0
+    name: str = "o3rl"  # of the run; one run of a name at a time on a cluster
+    folder: str = "runs/o3rl"  # for all that the run makes
+    seed: int = 0  # of row order, sampling and updates
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     frames: FramesConfig = field(default_factory=FramesConfig)

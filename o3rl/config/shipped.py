@@ -1,12 +1,9 @@
 """The configurations that are shipped, found by name from a checkout or an installed wheel."""
 
-import argparse
 from dataclasses import replace
+from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
-
-from rich.console import Console
-from rich.table import Table
 
 import o3rl
 from o3rl.config import RunConfig, load
@@ -21,7 +18,7 @@ def folder() -> Path:
 def find(name: str) -> Path:
     """A path as given, or a shipped configuration by its name with or without `.yaml`.
 
-    Raises FileNotFoundError that lists the shipped ones.
+    Raises FileNotFoundError that names the nearest shipped one, and lists them.
     """
     path = Path(name)
     if path.is_file():
@@ -29,8 +26,12 @@ def find(name: str) -> Path:
     shipped = folder() / f"{name.removesuffix('.yaml')}.yaml"
     if path.name == name and shipped.is_file():
         return shipped
-    known = ", ".join(sorted(each.stem for each in folder().glob("*.yaml")))
-    raise FileNotFoundError(f"no file {name!r}, nor is it shipped; shipped are {known}")
+    known = sorted(each.stem for each in folder().glob("*.yaml"))
+    near = get_close_matches(path.stem, known, n=1)
+    meant = f" (did you mean {near[0]!r}?)" if near else ""
+    raise FileNotFoundError(
+        f"no file {name!r}, nor is it shipped{meant}; shipped are {', '.join(known)}"
+    )
 
 
 def load_named(name: str, overrides: list[str]) -> RunConfig:
@@ -56,13 +57,3 @@ def model_path(name: str) -> str:
     if name != "tiny":
         return name
     return str(Path(str(files("learners"))) / "tiny_base")
-
-
-def run(_: argparse.Namespace) -> int:
-    """Print each shipped configuration with the comment that its file opens with."""
-    table = Table("name", "what it is for", box=None)
-    for path in sorted(folder().glob("*.yaml")):
-        first = path.read_text().splitlines()[0]
-        table.add_row(path.stem, first.removeprefix("#").strip())
-    Console().print(table)
-    return 0

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -154,7 +155,7 @@ def test_wrong_usage_is_exit_code_2(arguments, capsys):
 @pytest.mark.parametrize("arguments", [[], ["data"], ["bench"], ["tiny"]], ids=str)
 def test_without_a_command_the_help_is_shown(arguments, capsys):
     assert cli.main(arguments) == 2
-    assert "commands" in capsys.readouterr().out
+    assert "COMMAND" in capsys.readouterr().out
 
 
 def test_help_lists_every_command(capsys):
@@ -162,7 +163,7 @@ def test_help_lists_every_command(capsys):
         cli.main(["--help"])
     assert caught.value.code == 0
     shown = capsys.readouterr().out
-    assert [name for name in COMMANDS if f"\n    {name} " not in shown] == []
+    assert [name for name in COMMANDS if f"\n  {name} " not in shown] == []
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -192,18 +193,44 @@ def raising(error: BaseException):
     ids=repr,
 )
 def test_how_a_command_ends(error, code, said, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "o3rl.config.shipped", raising(error))
+    monkeypatch.setitem(sys.modules, "cluster.commands.configs", raising(error))
     assert cli.main(["configs"]) == code
     assert capsys.readouterr().err == said
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):
-    monkeypatch.setitem(sys.modules, "o3rl.config.shipped", raising(KeyError("a bug")))
+    monkeypatch.setitem(sys.modules, "cluster.commands.configs", raising(KeyError("a bug")))
     with pytest.raises(KeyError, match="a bug"):
         cli.main(["configs"])
 
 
 def test_verbose_keeps_the_users_error_too(monkeypatch):
-    monkeypatch.setitem(sys.modules, "o3rl.config.shipped", raising(ValueError("x is 3")))
+    monkeypatch.setitem(sys.modules, "cluster.commands.configs", raising(ValueError("x is 3")))
     with pytest.raises(ValueError, match="x is 3"):
         cli.main(["-v", "configs"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["confgs"], "no 'confgs' (did you mean 'configs'?); there are demo, doctor, "),
+        (["data", "imprt"], "no 'imprt' (did you mean 'import'?)"),
+        (["xyz"], "no 'xyz'; there are demo"),
+        (["train", "c", "--recrod=x"], "unrecognized arguments: --recrod=x (did you mean '--reco"),
+        (["train", "c", "--rec", "x"], "unrecognized arguments: --rec"),  # no abbreviations
+        (["score", "f", "--profile", "papr", "--out", "o"], "no 'papr' (did you mean 'paper'?)"),
+    ],
+    ids=str,
+)
+def test_what_is_nearly_right_is_told(arguments, said, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_version_is_the_packages(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"o3rl {version('o3rl')}\n"

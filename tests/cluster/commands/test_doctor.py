@@ -1,8 +1,10 @@
 """The doctor: each finding on made-up facts, and the whole of it on this machine."""
 
+import json
 import os
 import sqlite3
 import sys
+from argparse import Namespace
 from importlib import metadata
 from pathlib import Path
 
@@ -22,7 +24,7 @@ def places() -> dict[str, str]:
 
 
 def test_this_environment_is_sound(capsys):
-    assert doctor.run(None) == 0
+    assert doctor.run(Namespace(json=False)) == 0
     shown = capsys.readouterr().out
     for words in ("torch build", "vLLM build", "GPUs", "cores", "/dev/shm", "import cluster"):
         assert words in shown
@@ -170,12 +172,17 @@ def test_something_missing_is_exit_code_1_and_says_how_to_mend_it(monkeypatch, c
     broken = doctor.Finding("Ray", "no [module]", CheckState.missing, "install it [now]")
     noted = doctor.Finding("disk", "1 GiB", CheckState.note, "make room")
     monkeypatch.setattr(doctor, "findings", lambda _: iter([broken, noted]))
-    assert doctor.run(None) == 1
+    assert doctor.run(Namespace(json=False)) == 1
     shown = capsys.readouterr().out
     assert "Ray: install it [now]" in shown
     assert "disk: make room" in shown
     monkeypatch.setattr(doctor, "findings", lambda _: iter([noted]))
-    assert doctor.run(None) == 0
+    assert doctor.run(Namespace(json=False)) == 0
+    capsys.readouterr()
+    assert doctor.run(Namespace(json=True)) == 0
+    assert json.loads(capsys.readouterr().out) == [
+        {"name": "disk", "found": "1 GiB", "state": "note", "mend": "make room"}
+    ]
 
 
 def test_another_python_is_missing(monkeypatch):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from cluster.commands.plan_estimate import checkpoint_bytes, published_bytes
+from cluster.plan.estimate import checkpoint_bytes, published_bytes
 from learners.model.architecture import Architecture
 from learners.model.memory import rank_memory
 from learners.rank.worker import RankWorker

@@ -1,10 +1,8 @@
 """Shipped configurations are found by name."""
 
-from argparse import Namespace
-
 import pytest
 
-from o3rl.config.shipped import find, folder, load_named, run
+from o3rl.config.shipped import find, folder, load_named
 
 SHIPPED = sorted(path.stem for path in folder().glob("*.yaml"))
 
@@ -37,11 +35,9 @@ def test_an_unknown_name_lists_what_is_shipped(name, tmp_path, monkeypatch):
     assert [each for each in (repr(name), *SHIPPED) if each not in str(caught.value)] == []
 
 
-def test_the_list_says_what_each_is_for(capsys):
-    assert run(Namespace()) == 0
-    shown = " ".join(capsys.readouterr().out.split())
-    assert [name for name in SHIPPED if name not in shown] == []
-    assert "make demo" in shown
+def test_the_nearest_name_is_suggested():
+    with pytest.raises(FileNotFoundError, match=r"did you mean 'tiny_demo'\?"):
+        find("tinydemo")
 
 
 def test_the_readme_of_the_folder_names_each():

@@ -8,7 +8,7 @@ def add_plan(commands) -> None:
     plan = add_command(
         commands,
         "plan",
-        "cluster.commands.plan:run",
+        "cluster.plan.command:run",
         "what a run places where, its memory, disk and steps, and all that is wrong with it",
     )
     takes_config(plan)

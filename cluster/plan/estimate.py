@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
-from cluster.commands.plan_placement import Node, Service, misfits, place, sft_units_of, units_of
+from cluster.plan.node_placement import Node, Service, misfits, place, sft_units_of, units_of
 from learners.model.architecture import Architecture
 from learners.model.memory import Pass, RankMemory, rank_memory, trained_parameters
 from o3rl.config import FramesConfig, Placement, Publish, RolloutsConfig, RunConfig, Transfer

@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cluster.commands.plan_estimate import PROCESS_BYTES, Plan, Steps, plan_of
-from cluster.commands.plan_placement import Node
+from cluster.plan.estimate import PROCESS_BYTES, Plan, Steps, plan_of
+from cluster.plan.node_placement import Node
 from learners.model.architecture import Architecture, config_of
 from o3rl.config import RunConfig, examine, require, user_code
 from o3rl.config.shipped import find, model_path

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from cluster.commands import cli
-from cluster.commands.plan_estimate import (
+from cluster.plan.estimate import (
     GIB,
     checkpoint_bytes,
     frame_tokens,
@@ -15,7 +15,7 @@ from cluster.commands.plan_estimate import (
     plan_of,
     published_bytes,
 )
-from cluster.commands.plan_placement import Node, Unit, misfits, place
+from cluster.plan.node_placement import Node, Unit, misfits, place
 from learners.model.architecture import KNOWN, Architecture, config_of
 from o3rl.config import FramesConfig, RolloutsConfig, load
 from o3rl.config.shipped import find
