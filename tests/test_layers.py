@@ -23,6 +23,7 @@ MAY_IMPORT = {
 ROOMS = {
     "o3rl": (
         ("types", "files", "concurrency", "code_digest", "torch_backend", "stacks"),
+        ("chat_endpoint",),
         ("config",),
         ("ray_calls",),
         ("text",),

@@ -12,14 +12,13 @@ from golden_values import golden
 
 from o3rl.benchmarks.judge import (
     Judge,
-    JudgeFailed,
-    JudgeRefused,
     JudgeSettings,
     chat_of,
     judged,
     official_score,
     score_of,
 )
+from o3rl.chat_endpoint import EndpointFailed, EndpointRefused
 
 GOLDEN = golden("vstar_scores")
 
@@ -120,7 +119,7 @@ def test_a_call_that_fails_costs_its_row_alone(tmp_path):
     with endpoint(says("2"), (500, b"down")) as (url, _):
         first, second, third = ask(url, tmp_path, CHATS, attempts=2)
     assert first == "2"
-    assert isinstance(second, JudgeFailed)
+    assert isinstance(second, EndpointFailed)
     assert "gave no reply in 2: 500 down" in str(third)
     with endpoint(says("3")) as (url, asked):  # failures are not kept
         assert ask(url, tmp_path, CHATS) == ["2", "3", "3"]
@@ -131,14 +130,14 @@ def test_a_call_that_fails_costs_its_row_alone(tmp_path):
     ("status", "words"), [(401, "OPENAI_API_KEY"), (404, "the model 'm'"), (400, "limits")]
 )
 def test_a_refusal_stops_at_once_and_says_what_to_do(tmp_path, status, words):
-    with endpoint((status, b"no")) as (url, asked), pytest.raises(JudgeRefused, match=words):
+    with endpoint((status, b"no")) as (url, asked), pytest.raises(EndpointRefused, match=words):
         ask(url, tmp_path, CHATS)
     assert len(asked) == 1
 
 
 def test_an_endpoint_that_is_not_there_stops_after_the_first_row(tmp_path):
     waits = Waits()
-    with pytest.raises(JudgeFailed, match=r"127\.0\.0\.1:1.*gave no reply in 3"):
+    with pytest.raises(EndpointFailed, match=r"127\.0\.0\.1:1.*gave no reply in 3"):
         ask("http://127.0.0.1:1/v1", tmp_path, CHATS, waits, attempts=3)
     assert waits == [1, 2]
 
