@@ -26,6 +26,7 @@ from cluster.bench.arguments import add_bench
 from cluster.commands.benchmark_arguments import add_benchmark
 from cluster.jobs.arguments import add_runs
 from cluster.plan.plan_arguments import add_plan
+from cluster.run.build_arguments import add_build
 
 Handler = Callable[[argparse.Namespace], int]
 
@@ -124,7 +125,9 @@ def _demo(commands) -> None:
 
 
 def _data(commands) -> None:
-    data = commands.add_parser("data", help="make and import STGR data", description="STGR data.")
+    data = commands.add_parser(
+        "data", help="make, build and import STGR data", description="STGR data."
+    )
     data.set_defaults(parser=data)
     kinds = data.add_subparsers(title="commands", metavar="COMMAND", dest="kind")
     synth = _command(
@@ -157,6 +160,7 @@ def _data(commands) -> None:
     )
     imported.add_argument("--out", type=Path, required=True, help="folder for the Parquet files")
     imported.add_argument("--json", action="store_true", help="print the counts by reason as JSON")
+    add_build(kinds)
     _data_frames(kinds)
     _data_check(kinds)
 

@@ -52,7 +52,7 @@ def write_check_page(path: Path, check: Check, entries: Sequence[Entry]) -> None
             sections=_sections(check),
             series=SERIES,
             spreads=_spreads(check),
-            cards=[_card(place, entry) for place, entry in enumerate(entries)],
+            cards=[card(place, entry) for place, entry in enumerate(entries)],
             tasks=_tasks(entries),
             csp=policy(),
         )
@@ -129,7 +129,8 @@ def _tasks(entries: Sequence[Entry]) -> dict[str, int]:
     return {task.value: found.count(task) for task in Task if task in found}
 
 
-def _card(place: int, entry: Entry) -> dict[str, Any]:
+def card(place: int, entry: Entry) -> dict[str, Any]:
+    """What the template needs of one row."""
     row, frames = entry.row, strip(entry)
     return {
         "id": f"r{place + 1}",
@@ -146,6 +147,7 @@ def _card(place: int, entry: Entry) -> dict[str, Any]:
         "strip": () if len(entry.frames) == 1 else frames,
         "timeline": timeline(entry),
         "segments": list(segments(entry.text[:MAX_TEXT])),
+        "objects_are": ("True objects", "boxes"),
         "objects": [
             (f"{key.time:g} s", name, len(boxes))
             for key in row.truth.key_frames

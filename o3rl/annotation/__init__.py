@@ -1,0 +1,1 @@
+"""From videos to STGR rows: a vision model annotates, and what it says is checked."""

@@ -1,0 +1,127 @@
+"""How the four questions are asked: prompts from files, pictures among the text, an annotator.
+
+An annotator is anything that answers chat messages with pictures. The one here is an endpoint over
+HTTP; a replica of our own joins by the same protocol.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any, Protocol
+
+import numpy as np
+
+from o3rl.chat_endpoint import Message, Reply, Session
+from o3rl.evaluation.html import data_url, jpeg
+
+PROMPTS = {  # by name of the file, without .txt: what its text may hold as $word
+    "annotate": {"count", "context", "unit"},
+    "repair": {"problem"},
+    "verify": {"name"},
+    "rewrite": {"question", "answer", "thought", "problem", "citations"},
+}
+
+Usable = Callable[[Reply], str]
+
+
+class Annotator(Protocol):
+    """A vision model that is asked anything."""
+
+    async def ask(
+        self,
+        messages: Sequence[Message],
+        pictures: Sequence[np.ndarray],
+        *,
+        usable: Usable,
+        schema: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The text of a reply of which `usable` says nothing; the same one to the same question.
+
+        Pictures (uint8 [height, width, 3]) stand where messages hold `{"type": "image"}`, in order.
+        Raises EndpointFailed where there is none for now, and EndpointRefused.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class OverHttp:
+    """An annotator behind an open session; `enforce`: the endpoint is told the JSON schema."""
+
+    session: Session
+    enforce: bool = True
+
+    async def ask(
+        self,
+        messages: Sequence[Message],
+        pictures: Sequence[np.ndarray],
+        *,
+        usable: Usable,
+        schema: Mapping[str, Any] | None = None,
+    ) -> str:
+        """See `Annotator`."""
+        more = {"response_format": dict(schema)} if schema and self.enforce else {}
+        chat = _with_pictures(messages, pictures)
+        return (await self.session.ask(chat, usable=usable, more=more)).text
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """The texts, by name."""
+
+    texts: Mapping[str, str]
+
+    @classmethod
+    def read(cls, folder: Path | None) -> "Prompts":
+        """The shipped ones, a user's own in `folder` before them.
+
+        Raises ValueError on a file there that is none of them, or asks for what is not known.
+        """
+        own = {} if folder is None else {path.stem: path for path in sorted(folder.glob("*.txt"))}
+        if folder is not None and not own:
+            raise ValueError(
+                f"{folder} holds no prompts; they are NAME.txt of {', '.join(PROMPTS)}"
+            )
+        texts = {}
+        for name in [*PROMPTS, *(name for name in own if name not in PROMPTS)]:
+            where = own.get(name)
+            if name not in PROMPTS:
+                raise ValueError(f"{where} is no prompt of ours; they are {', '.join(PROMPTS)}")
+            shipped = files("o3rl.annotation") / "prompts" / f"{name}.txt"
+            texts[name] = (where or shipped).read_text(encoding="utf-8").strip()
+            template = Template(texts[name])
+            known = {f"${word}" for word in PROMPTS[name]}
+            if not template.is_valid():
+                raise ValueError(f"{where} holds a $ that begins no word; write $$ for the sign")
+            if unknown := set(template.get_identifiers()) - PROMPTS[name]:
+                raise ValueError(f"{where} asks for ${unknown.pop()}; known are {sorted(known)}")
+        return cls(texts)
+
+    def fill(self, prompt: str, **words: object) -> str:
+        """The text of a prompt; what is put in stays as it is, whatever it holds."""
+        return Template(self.texts[prompt]).substitute(words)
+
+
+def frames_message(times: Sequence[float], text: str) -> list[Message]:
+    """Frames, each under its time, then a text."""
+    content: list[dict[str, Any]] = []
+    for number, time in enumerate(times, start=1):
+        content += [{"type": "text", "text": f"Frame {number} at {time:.1f}s:"}, {"type": "image"}]
+    return [{"role": "user", "content": [*content, {"type": "text", "text": text}]}]
+
+
+def _with_pictures(messages: Sequence[Message], pictures: Sequence[np.ndarray]) -> list[Message]:
+    left = iter(pictures)
+
+    def part(each: dict[str, Any]) -> dict[str, Any]:
+        if each != {"type": "image"}:
+            return each
+        return {"type": "image_url", "image_url": {"url": data_url(jpeg(next(left)), "jpeg")}}
+
+    return [
+        message
+        if isinstance(message["content"], str)
+        else message | {"content": [part(each) for each in message["content"]]}
+        for message in messages
+    ]
