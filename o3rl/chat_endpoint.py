@@ -113,16 +113,16 @@ class ChatEndpoint:
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
     @asynccontextmanager
-    async def session(self, spent: Spent = _unspent) -> AsyncIterator["Session"]:
+    async def session(self, spent: Spent = _unspent) -> AsyncIterator["OpenEndpoint"]:
         """Connections for many questions, at most `at_once` of which are under way."""
         key = os.environ.get(self.settings.key_variable, "")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         async with httpx.AsyncClient(headers=headers, timeout=self.settings.seconds) as client:
-            yield Session(self, client, asyncio.Semaphore(self.settings.at_once), spent)
+            yield OpenEndpoint(self, client, asyncio.Semaphore(self.settings.at_once), spent)
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class OpenEndpoint:
     """One endpoint's open connections."""
 
     endpoint: ChatEndpoint

@@ -16,7 +16,7 @@ from cluster.outputs import is_object_with, is_page, require_own, require_own_ro
 from cluster.progress import Show, bar
 from o3rl.annotation.asking import Prompts
 from o3rl.annotation.build import Build, BuildReport, BuildSettings, Watch
-from o3rl.annotation.page import sections, write_build_page
+from o3rl.annotation.page import build_sections, write_build_page
 from o3rl.annotation.passes import LEFT
 from o3rl.annotation.videos import read_videos
 from o3rl.chat_endpoint import ChatEndpoint, EndpointSettings
@@ -80,7 +80,7 @@ def _table(report: BuildReport, rejected: dict[str, Counted]) -> Table:
     table.add_column("for instance", overflow="fold")
     for reason, counted in rejected.items():
         table.add_row(Text(f"rejected: {reason}"), str(counted.count), Text(counted.example))
-    for heading, lines in sections(report):
+    for heading, lines in build_sections(report):
         table.add_row(Text(heading, style="bold"))
         for words, count, example in lines:
             table.add_row(Text(f"  {words}"), count, Text(example))

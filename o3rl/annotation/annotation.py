@@ -39,7 +39,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-class Thing(_Strict):
+class Seen(_Strict):
     """One object of a key frame and where it is, xyxy."""
 
     name: Name
@@ -50,7 +50,7 @@ class Moment(_Strict):
     """A key frame."""
 
     time: float
-    objects: Annotated[list[Thing], Field(min_length=1, max_length=3)]
+    objects: Annotated[list[Seen], Field(min_length=1, max_length=3)]
 
 
 class Annotation(_Strict):
@@ -61,7 +61,7 @@ class Annotation(_Strict):
     key_frames: Annotated[list[Moment], Field(min_length=1, max_length=5)]
     thought: Annotated[str, Field(min_length=1, max_length=20_000)]
 
-    def evidence(self) -> Iterator[tuple[float, Thing]]:
+    def evidence(self) -> Iterator[tuple[float, Seen]]:
         """Each object with its time."""
         for moment in self.key_frames:
             for thing in moment.objects:
@@ -110,7 +110,7 @@ def read_annotation(
         Moment(
             time=_nearest(moment.time, times),
             objects=[
-                Thing(name=_name(thing.name), box=list(_box(thing.box, scale)))
+                Seen(name=_name(thing.name), box=list(_box(thing.box, scale)))
                 for thing in moment.objects
             ],
         )
@@ -132,7 +132,7 @@ def read_annotation(
     )
 
 
-def citation(time: float, thing: Thing) -> str:
+def citation(time: float, thing: Seen) -> str:
     """As a thought cites it: the box in shares, the time as it is printed."""
     return f"<obj>{thing.name}</obj><box>{_written(thing.box)}</box>at<t>{time:.1f}</t>s"
 
@@ -248,7 +248,7 @@ def _written(box: Sequence[float]) -> str:
     return f"[{','.join(f'{edge:g}' for edge in box)}]"
 
 
-def _same(name: str, said: str, box: Sequence[float], time: float, thing: Thing) -> bool:
+def _same(name: str, said: str, box: Sequence[float], time: float, thing: Seen) -> bool:
     return (
         " ".join(name.split()).casefold() == thing.name.casefold()
         and len(box) == 4

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from o3rl.chat_endpoint import Message, Reply, Session
+from o3rl.chat_endpoint import Message, OpenEndpoint, Reply
 from o3rl.evaluation.html import data_url, jpeg
 
 PROMPTS = {  # by name of the file, without .txt: what its text may hold as $word
@@ -49,7 +49,7 @@ class Annotator(Protocol):
 class OverHttp:
     """An annotator behind an open session; `enforce`: the endpoint is told the JSON schema."""
 
-    session: Session
+    session: OpenEndpoint
     enforce: bool = True
 
     async def ask(

@@ -21,7 +21,7 @@ from o3rl.annotation.annotation import (
     AnnotationError,
     Moment,
     Rewrite,
-    Thing,
+    Seen,
     citation,
     disagreements,
     json_in,
@@ -32,7 +32,7 @@ from o3rl.annotation.annotation import (
 )
 from o3rl.annotation.asking import Annotator, OverHttp, Prompts, frames_message
 from o3rl.annotation.clips import Clips
-from o3rl.annotation.passes import Ledger, Outcome, Pass, Record
+from o3rl.annotation.passes import Outcome, Record, Spending, StagePass
 from o3rl.chat_endpoint import ChatEndpoint, EndpointFailed, EndpointRefused, Message, Reply
 from o3rl.config import FramesConfig, require
 from o3rl.data.stgr import Counted, ImportReport, Unearned, count, import_records
@@ -96,13 +96,13 @@ class Build:
     prompts: Prompts
     annotator: ChatEndpoint
     verifier: ChatEndpoint
-    passes: dict[str, Pass] = field(init=False)
-    ledger: Ledger = field(init=False)
+    passes: dict[str, StagePass] = field(init=False)
+    ledger: Spending = field(init=False)
 
     def __post_init__(self):
         stages, made_by = self.out / "stages", self._made_by()
-        self.passes = {name: Pass(stages / name, made_by) for name in STAGES}
-        self.ledger = Ledger(stages / "spent.jsonl")
+        self.passes = {name: StagePass(stages / name, made_by) for name in STAGES}
+        self.ledger = Spending(stages / "spent.jsonl")
 
     def run(
         self,
@@ -208,7 +208,7 @@ class Build:
         except MediaError as error:
             return Outcome(item["id"], item, f"media: {error.reason}", item["video"])
 
-        async def is_so(thing: Thing, crop: Any) -> bool:
+        async def is_so(thing: Seen, crop: Any) -> bool:
             text = self.prompts.fill("verify", name=thing.name)
             content = [{"type": "image"}, {"type": "text", "text": text}]
             messages = [{"role": "user", "content": content}]
@@ -328,11 +328,11 @@ def _yes(text: str) -> bool | None:
     return {"yes": True, "no": False}.get(words[0]) if words else None
 
 
-def _share(thing: Thing) -> float:
+def _share(thing: Seen) -> float:
     x1, y1, x2, y2 = thing.box
     return (x2 - x1) * (y2 - y1)
 
 
-def _corners(thing: Thing) -> tuple[float, float, float, float]:
+def _corners(thing: Seen) -> tuple[float, float, float, float]:
     x1, y1, x2, y2 = thing.box
     return x1, y1, x2, y2

@@ -19,7 +19,7 @@ SMALLEST, LARGEST = 56, 1024  # pixels of a crop's sides, as vision models want 
 
 
 @dataclass(frozen=True, slots=True)
-class Clip:
+class ShownClip:
     """Frames, uint8 [F, height, width, 3], their times in the whole video, and their size."""
 
     frames: np.ndarray
@@ -37,7 +37,7 @@ class Clips:
         for decoder in self._all:
             self._idle.put_nowait(decoder)
 
-    async def clip(self, video: str, interval: Interval | None) -> Clip:
+    async def clip(self, video: str, interval: Interval | None) -> ShownClip:
         """Evenly sampled frames. Raises MediaError, and MediaUnready where no reader starts."""
         return await self._with_decoder(lambda decoder: self._clip(decoder, video, interval))
 
@@ -56,7 +56,7 @@ class Clips:
         working.add_done_callback(lambda _: self._idle.put_nowait(decoder))
         return await asyncio.shield(working)  # a thread cannot be stopped
 
-    def _clip(self, decoder: Decoder, video: str, interval: Interval | None) -> Clip:
+    def _clip(self, decoder: Decoder, video: str, interval: Interval | None) -> ShownClip:
         path = inside(self._root, video)
         info, first, zero = decoder.probe(path), 0, 0.0
         with _plannable(video):
@@ -67,7 +67,7 @@ class Clips:
             plan = plan_video(shown, self._frames)
         plan = replace(plan, indices_F=tuple(first + index for index in plan.indices_F))
         times = tuple(zero + time for time in plan.times_F)
-        return Clip(decoder.decode(path, plan), times, plan.size)
+        return ShownClip(decoder.decode(path, plan), times, plan.size)
 
     def _crops(
         self, decoder: Decoder, video: str, wanted: Sequence[tuple[float, Box]]

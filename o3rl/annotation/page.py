@@ -43,7 +43,7 @@ def write_build_page(
             title=f"Build of {build.out.name}",
             facts=_facts(report),
             stopped=report.stopped,
-            sections=sections(report),
+            sections=build_sections(report),
             cards=cards,
             tasks={kind: kinds.count(kind) for kind in dict.fromkeys(kinds)},
             csp=policy(),
@@ -100,7 +100,7 @@ def _facts(report: BuildReport) -> list[tuple[str, str]]:
     ]
 
 
-def sections(report: BuildReport) -> list[tuple[str, list[tuple[str, str, str]]]]:
+def build_sections(report: BuildReport) -> list[tuple[str, list[tuple[str, str, str]]]]:
     """Tables of (words, count, example) under a heading; only those that hold something."""
     tables: list[tuple[str, list[tuple[str, str, str]]]] = []
     for (name, stage), left in zip(report.stages.items(), left_of(report), strict=True):

@@ -41,7 +41,7 @@ class Outcome:
 
 
 @dataclass
-class Pass:
+class StagePass:
     """The outcomes of one stage in `folder`; `made_by` tells whose: of which model and prompts."""
 
     folder: Path
@@ -147,7 +147,7 @@ class Pass:
 
 
 @dataclass
-class Ledger:
+class Spending:
     """What each answer of an endpoint cost, a line each, so that no kill loses it."""
 
     path: Path

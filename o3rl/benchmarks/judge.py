@@ -11,7 +11,7 @@ from functools import partial
 
 from o3rl.benchmarks.runner import Message, Row
 from o3rl.benchmarks.vstar_scores import HIGHEST, PARSERS, WHAT
-from o3rl.chat_endpoint import ChatEndpoint, EndpointFailed, EndpointSettings, Session
+from o3rl.chat_endpoint import ChatEndpoint, EndpointFailed, EndpointSettings, OpenEndpoint
 
 JudgeSettings = partial(EndpointSettings, name="judge", model_option="--judge-model")
 
@@ -51,7 +51,7 @@ class Judge(ChatEndpoint):
 
 
 async def _said(
-    session: Session, messages: Sequence[Message], advance: Callable[[], None]
+    session: OpenEndpoint, messages: Sequence[Message], advance: Callable[[], None]
 ) -> str | EndpointFailed:
     try:
         return (await session.ask(messages)).text
