@@ -27,6 +27,10 @@ _SHORT.maxstring = _SHORT.maxother = 120
 _SHORT.maxlist = _SHORT.maxdict = 4
 
 _OPTION_LINE = re.compile(r"^[ \t]*[(\[]?([A-Z])[.):\]][ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
+# Without lines of their own: `(A) red (B) blue`, `a) red, b) blue`, `**A.** red`, `A - red`.
+_LISTED = re.compile(
+    r"(?<![^\s,;:*])[*(\[]*(?P<letter>[A-Za-z])\s?(?:[.):\]\uff0e\u3001\uff09\uff1a][*]*|[-–—](?=\s))"
+)
 _LABEL = re.compile(r"\s*[(\[]?([A-Za-z])[.):\]]+\s*")
 _SAID = re.compile(
     r"(?:(?:the\s+)?(?:correct\s+)?(?:answer|option)\s*(?:is\s*|:\s*)?)?"
@@ -81,13 +85,14 @@ def answer_text(task: Task, answer: object, mended: list[str]) -> str:
 
 
 def options_of(options: object, question: str = "") -> dict[str, str]:
-    """Texts by letter: of a list or mapping of its own, or of lines `A. text` of the question.
+    """Texts by letter: of a list or mapping of its own, or of what the question lists.
 
     Empty where there are none. Raises TruthError where they are of another form.
     """
     if options is None or options == [] or options == {}:
-        found = dict(_OPTION_LINE.findall(question))
-        return found if len(found) > 1 and list(found) == _letters(len(found)) else {}
+        return _options_in(question)
+    if isinstance(options, str) and (found := _options_in(options)):
+        return found
     if isinstance(options, Mapping):
         pairs = [(str(key).strip(), text) for key, text in options.items() if text is not None]
     elif isinstance(options, Sequence) and not isinstance(options, str):
@@ -167,6 +172,30 @@ def _letters(count: int) -> list[str]:
     return [chr(ord("A") + index) for index in range(min(count, 26))]
 
 
+def _options_in(text: str) -> dict[str, str]:
+    """The options that a text lists, from its last label of A on; empty where it lists none."""
+    found = dict(_OPTION_LINE.findall(text))
+    rising = (
+        list(found) == sorted(found) and "A" in found
+    )  # of three lines, a letter may be left out
+    if rising and (len(found) > 2 or list(found) == ["A", "B"]):
+        return found
+    labels = list(_LISTED.finditer(text))
+    for first in (at for at in reversed(range(len(labels))) if labels[at]["letter"] in "Aa"):
+        listed = [labels[first]]
+        for label in labels[first + 1 :]:
+            if ord(label["letter"]) == ord(listed[-1]["letter"]) + 1:
+                listed.append(label)
+        if len(listed) > 1:
+            ends = [*(label.start() for label in listed[1:]), len(text)]
+            found = {
+                label["letter"].upper(): text[label.end() : end].strip().rstrip(" \t\r\n,;-*•")
+                for label, end in zip(listed, ends, strict=True)
+            }
+            return found if found["A"] else {}  # else initials, as of A. B. Smith
+    return {}
+
+
 def _is_plain(value: object) -> bool:
     if isinstance(value, str):
         return True
@@ -193,7 +222,7 @@ def _of_list(task: Task, values: Sequence) -> str:
 
 def _letter_of(text: str, options: Mapping[str, str]) -> str | None:
     same = [letter for letter, option in options.items() if _plain(option) == _plain(text)]
-    if len(text) > 1 and len(same) == 1:
+    if len(same) == 1 and (len(text) > 1 or text.isdecimal()):
         return same[0]
     if text.isdecimal() and len(text) < 3:
         letters = list(options)
@@ -202,7 +231,8 @@ def _letter_of(text: str, options: Mapping[str, str]) -> str | None:
     if match is None or not match["letter"].isascii():
         return None
     letter = match["letter"].upper() if options else match["letter"]
-    other = [key for key, option in options.items() if _plain(option) == _plain(match["text"])]
+    said = _plain(match["text"])
+    other = [key for key, option in options.items() if said and _plain(option) == said]
     return None if other and letter not in other else letter
 
 

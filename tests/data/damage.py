@@ -35,7 +35,7 @@ _INTERVALS = ("two to six", "[2]", "[2, 6, 8]", "[6, 2]", "[-1, 2]", "[2, NaN]",
               "[" * 5000)  # fmt: skip
 _KEY_FRAME = {"idx": 0, "time": 1.0, "path": "0.jpg"}
 _OF_TASK: dict[Task, dict[str, tuple[Any, ...]]] = {
-    Task.MCQ: {"answer": ("Bee", "7", 7, "AB", "А", "(?)")},  # the last but one is Cyrillic
+    Task.MCQ: {"answer": ("Bee", "7", 7, "AB", "А", "(?)", "(Z)")},  # А is Cyrillic
     Task.TEMPORAL: {"answer": _INTERVALS},
     Task.TEMPORAL_MCQ: {
         "answer": ("A", "[2, 6]", "[2, 6]\nA", *(f"A\n{words}" for words in _INTERVALS))

@@ -86,10 +86,31 @@ def test_without_options_a_letter_is_all_that_can_be_read():
         ({"A": "The blue car", "B": "The red car"}, ""),
         (None, "Which?\nA. The blue car\nB. The red car"),
         (None, "Which?\n(A) The blue car\n(B) The red car\nAnswer."),
+        (None, "Which? A. The blue car B. The red car"),
+        (None, "Of A. Smith's, which? (A) The blue car (B) The red car"),
+        (None, "Which? a) The blue car, b) The red car"),
+        (None, "Which?\n- **A.** The blue car\n- **B.** The red car"),
+        (None, "Which?\nA - The blue car\nB - The red car"),
+        (None, "Which?\nA、The blue car\nB、The red car"),
+        ("A. The blue car\nB. The red car", "Which?"),
     ],
 )
 def test_options(own, question):
     assert options_of(own, question) == {"A": "The blue car", "B": "The red car"}
+
+
+@pytest.mark.parametrize("written", ["(Z)", "z", "E. foo"])
+@pytest.mark.parametrize(
+    "question", ["Which? A. one B. two C. three D. four", "(A) 1 (B) 2, (C) 3; (D) 4",
+                 "Which?\nA. one\nC. three\nD. four", "Which?\nA. one\nB.\nC. three"],
+)  # fmt: skip
+def test_a_letter_beyond_the_options_is_none(question, written):
+    with pytest.raises(TruthError, match="answer names no option"):
+        parse_letter(written, options_of(None, question))
+
+
+def test_a_number_that_is_an_options_text_is_no_index():
+    assert parse_letter("2", options_of(None, "How many? A. 1 B. 2 C. 3")) == "B"
 
 
 def test_options_that_are_none():
