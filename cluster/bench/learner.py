@@ -116,7 +116,7 @@ def report(
     baseline = min(BASELINES, key=lambda name: median(seconds[name]))
     pairs = zip(seconds[baseline], seconds["shared"], strict=True)
     speedup = median(theirs / ours for theirs, ours in pairs)
-    costs = Flops.of(policy, checkpointing=setting.checkpointing)
+    costs = Flops.of(_sizes(policy), checkpointing=setting.checkpointing)
     completions_G = [shape.completion] * shape.group
     grids = grids_of(segment)
     shared = costs.shared(shape.prompt, completions_G, grids)
@@ -145,7 +145,7 @@ def _memory(
     baseline: str,
 ) -> dict[str, Any]:
     """Measured peaks, their ratio, and what the formula gives for ours."""
-    sizes = Architecture.of(policy.config.to_dict())
+    sizes = _sizes(policy)
     dtype = str(policy.dtype).removeprefix("torch.")
     model = ModelConfig(dtype=dtype, gradient_checkpointing=setting.checkpointing)
     segment = build_segment(policy, shape)
@@ -156,6 +156,10 @@ def _memory(
         "memory_bytes": dict(peaks),
         "memory_formula": step_peak(sizes, one, each=policy.dtype.itemsize),
     }
+
+
+def _sizes(policy: PreTrainedModel) -> Architecture:
+    return Architecture.of(policy.config.to_dict())
 
 
 def peak_bytes(name: str, shape: Shape, setting: Setting) -> int:
@@ -214,7 +218,7 @@ def _throughput(
 
     As is usual, what checkpointing computes again does not count; what a copy computes again does.
     """
-    costs, completions_G = Flops.of(policy), [shape.completion] * shape.group
+    costs, completions_G = Flops.of(_sizes(policy)), [shape.completion] * shape.group
     rates, tokens = {}, {}
     for name, values in seconds.items():
         cost = costs.separate if name in BASELINES else costs.shared

@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel, Qwen2_5_VLConfig
 from transformers import Qwen2_5_VLForConditionalGeneration as Policy
 
+from learners.model.architecture import KNOWN
 from learners.model.packing import PromptInputs, Segment
 
 SMALL_PROMPT = 200  # tokens, below which one picture of one token is all
@@ -22,7 +23,7 @@ ENDS = {"eos_token_id": 5, "pad_token_id": 6}
 
 
 def _text(
-    hidden: int, inner: int, *, layers: int, heads: int, keys: int, words: int, tied: bool = True
+    hidden: int, inner: int, *, layers: int, heads: int, keys: int, words: int
 ) -> dict[str, Any]:
     return {
         "hidden_size": hidden,
@@ -31,7 +32,7 @@ def _text(
         "num_attention_heads": heads,
         "num_key_value_heads": keys,
         "vocab_size": words,
-        "tie_word_embeddings": tied,
+        "tie_word_embeddings": True,
     }
 
 
@@ -43,7 +44,13 @@ def _tower(
     return sizes | {"fullatt_block_indexes": list(whole)}
 
 
-TOWER = _tower(1280, 3420, depth=32, heads=16, whole=(7, 15, 23, 31))
+def _published(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Text and vision of a published model."""
+    config = KNOWN[name]
+    tied = {"tie_word_embeddings": config["tie_word_embeddings"]}
+    return config["text_config"] | tied, config["vision_config"]
+
+
 SIZES = {
     "1m": (
         _text(128, 384, layers=4, heads=4, keys=2, words=512),
@@ -54,8 +61,8 @@ SIZES = {
         _text(768, 2304, layers=8, heads=12, keys=4, words=16384),
         _tower(384, 1024, depth=6, heads=6, whole=(2, 5)),
     ),
-    "3b": (_text(2048, 11008, layers=36, heads=16, keys=2, words=151936), TOWER),
-    "7b": (_text(3584, 18944, layers=28, heads=28, keys=4, words=152064, tied=False), TOWER),
+    "3b": _published("Qwen/Qwen2.5-VL-3B-Instruct"),
+    "7b": _published("Qwen/Qwen2.5-VL-7B-Instruct"),
 }
 
 

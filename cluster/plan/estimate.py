@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 from cluster.plan.node_placement import Node, Service, misfits, place, sft_units_of, units_of
 from learners.model.architecture import Architecture
-from learners.model.memory import Pass, RankMemory, rank_memory, trained_parameters
+from learners.model.memory import Pass, RankMemory, rank_memory, trained_count
 from o3rl.config import FramesConfig, Placement, Publish, RolloutsConfig, RunConfig, Transfer
 from o3rl.data.row_order import RowOrder, steps_of
 from o3rl.media.frame_plan import CEILING
@@ -112,7 +112,7 @@ def plan_of(
     return Plan(
         model=run.model.path,
         parameters=architecture.parameters + architecture.adapters(run.model.lora_rank),
-        trained=trained_parameters(architecture, run.model),
+        trained=trained_count(architecture, run.model),
         services=services,
         amounts=amounts,
         kv_blocks=blocks,
@@ -162,7 +162,7 @@ def checkpoint_bytes(run: RunConfig, architecture: Architecture) -> int:
     ZeRO-2 saves all weights, ZeRO-3 only those that have no masters.
     """
     everything = architecture.parameters + architecture.adapters(run.model.lora_rank)
-    trained = trained_parameters(architecture, run.model)
+    trained = trained_count(architecture, run.model)
     saved = everything if run.learning.zero == 2 else everything - trained
     state = 12 * trained + BYTES[run.model.dtype] * saved
     return state + published_bytes(run, architecture)

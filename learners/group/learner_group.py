@@ -23,6 +23,7 @@ import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,9 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from learners.group.answers import LearnerLost, all_answers
+from learners.model.architecture import Architecture, config_of
 from learners.model.flops import Flops
+from learners.model.memory import trains_vision
 from learners.rank.batching import group_cost, mini_batches, row_cost, shares
 from learners.rank.settings import Fetch, LearnerSettings
 from o3rl.code_digest import source_digest
@@ -125,7 +128,6 @@ class LearnerGroup:
         self._make_room = make_room
         self._version: Version | None = None  # what the weights are; None once they are trained on
         self._turn = asyncio.Lock()
-        self._flops: Flops | None = None
         self._placement: PlacementGroup | None = None
         self._ranks: list[Any] = []  # Ray's handles carry no type
         self._pids: list[int] = []
@@ -159,7 +161,7 @@ class LearnerGroup:
         if self._make_room is not None:
             await self._make_room()
         count = len(self._ranks)
-        flops = await self._costs()
+        flops = self._flops
         by_mini_batch = [
             shares(part, count, cost=lambda scored: group_cost(scored, flops))
             for part in mini_batches(groups, self._settings.learning.mini_batches)
@@ -169,7 +171,7 @@ class LearnerGroup:
 
     async def sft_step(self, prompts: Sequence[Prompt]) -> dict[str, float]:
         """Train one batch of rows with reasoning; returns metrics over all ranks."""
-        flops = await self._costs()
+        flops = self._flops
         count = len(self._ranks)
         parts = shares(prompts, count, cost=lambda prompt: row_cost(prompt, flops))
         return await self._learn("sft_step", [(part,) for part in parts])
@@ -237,6 +239,16 @@ class LearnerGroup:
         """
         await self._write("export", folder)
 
+    @cached_property
+    def _flops(self) -> Flops:
+        """What the ranks' passes cost."""
+        model = self._settings.model
+        return Flops.of(
+            Architecture.of(config_of(model.path)),
+            checkpointing=model.gradient_checkpointing,
+            vision_trained=trains_vision(model),
+        )
+
     async def pids(self) -> list[int]:
         """Of the ranks' processes."""
         calls = [rank.pid.remote() for rank in self._ranks]
@@ -264,13 +276,6 @@ class LearnerGroup:
             metrics, *_ = await self._answers(calls, method)
             [self.failures] = await self._answers([self._ranks[0].failures.remote()], method)
         return metrics | {"learner/seconds": time.monotonic() - started}
-
-    async def _costs(self) -> Flops:
-        """What the ranks' passes cost, asked once."""
-        if self._flops is None:
-            self._flops, *_ = await self._call("flops")
-        assert self._flops is not None
-        return self._flops
 
     async def _call(self, method: str, *arguments: Any) -> list[Any]:
         async with self._turn:

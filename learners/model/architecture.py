@@ -1,7 +1,8 @@
 """Sizes of a policy, read from its `config.json`; no torch, so that a laptop can plan with them.
 
-What counts here is what costs memory: parameters by part, and the widths that activations have.
-Qwen2.5-VL and Qwen3-VL, whose parameters are counted exactly.
+What counts here is what costs memory and time: parameters by part, widths of activations, which
+layers look at what. `memory` and `flops` are computed from it, for the plan, the ranks and the
+benches. Qwen2.5-VL and Qwen3-VL, whose parameters are counted exactly.
 """
 
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 FAMILIES = ("qwen2_5_vl", "qwen3_vl")
+WINDOW, WHOLE = 112, (7, 15, 23, 31)  # Qwen2.5-VL's, where a config.json does not say
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,8 @@ class Text:
 class Vision:
     """The tower over patches of `patch_values` numbers, of which `merge`² make an image token.
 
-    `deep` mergers feed the first text layers (Qwen3-VL), `places` are learned positions.
+    `deep` mergers feed the first text layers (Qwen3-VL), `places` are learned positions. `windowed`
+    of the layers see only windows of `window` patches a side.
     """
 
     hidden: int
@@ -47,6 +50,8 @@ class Vision:
     merge: int
     deep: int = 0
     places: int = 0
+    windowed: int = 0
+    window: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,8 @@ class Architecture:
         channels = vision.get("in_channels", vision.get("in_chans", 3))
         patch = vision["patch_size"]
         tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
+        window = vision.get("window_size", WINDOW) if family == "qwen2_5_vl" else 0
+        whole = len(vision.get("fullatt_block_indexes", WHOLE))
         return cls(
             family=family,
             text=Text(
@@ -96,6 +103,8 @@ class Architecture:
                 merge=vision.get("spatial_merge_size", 2),
                 deep=len(vision.get("deepstack_visual_indexes", ())),
                 places=vision.get("num_position_embeddings", 0),
+                windowed=vision["depth"] - whole if window else 0,
+                window=window // patch,
             ),
             tied=tied,
         )
@@ -117,14 +126,33 @@ class Architecture:
         """Of the tower with what merges its patches into image tokens."""
         vision = self.vision
         width, inner = vision.hidden, vision.inner
-        attention = 4 * width**2 + 4 * width
         if self.family == "qwen3_vl":
-            mlp, norms = 2 * width * inner + inner + width, 4 * width
+            biases, norms = 5 * width + inner, 4 * width
             embedding = width * (vision.patch_values + 1 + vision.places)
         else:
-            mlp, norms = 3 * width * inner + 2 * inner + width, 2 * width
+            biases, norms = 5 * width + 2 * inner, 2 * width
             embedding = width * vision.patch_values
-        return embedding + vision.layers * (attention + mlp + norms) + self._mergers()
+        return embedding + vision.layers * (self.patch_matrices + biases + norms) + self._mergers()
+
+    @property
+    def token_matrices(self) -> int:
+        """Values of the matrices that a token meets in one layer of the language model."""
+        text = self.text
+        queries, keys = text.heads * text.head, text.key_heads * text.head
+        return text.hidden * (2 * queries + 2 * keys + 3 * text.inner)
+
+    @property
+    def patch_matrices(self) -> int:
+        """Values of the matrices that a patch meets in a layer of the tower; Qwen3 has no gate."""
+        vision = self.vision
+        sides = 2 if self.family == "qwen3_vl" else 3
+        return vision.hidden * (4 * vision.hidden + sides * vision.inner)
+
+    @property
+    def merger_matrices(self) -> int:
+        """Values of the matrices of one merger, which makes an image token of `merge`² patches."""
+        merged = self.vision.hidden * self.vision.merge**2
+        return merged * (merged + self.text.hidden)
 
     def adapters(self, rank: int) -> int:
         """Parameters of adapters of this rank on all matrices of the language model's layers."""
@@ -136,17 +164,16 @@ class Architecture:
     def _text_layer(self) -> int:
         text = self.text
         queries, keys = text.heads * text.head, text.key_heads * text.head
-        attention = 2 * text.hidden * queries + 2 * text.hidden * keys
-        attention += 2 * text.head if self.family == "qwen3_vl" else queries + 2 * keys
-        return attention + 3 * text.hidden * text.inner + 2 * text.hidden
+        others = 2 * text.head if self.family == "qwen3_vl" else queries + 2 * keys
+        return self.token_matrices + others + 2 * text.hidden
 
     def _mergers(self) -> int:
         vision = self.vision
         merged = vision.hidden * vision.merge**2
-        matrices = merged * (merged + 1) + (merged + 1) * self.text.hidden
+        one = self.merger_matrices + merged + self.text.hidden
         if self.family == "qwen3_vl":
-            return matrices + 2 * vision.hidden + vision.deep * (matrices + 2 * merged)
-        return matrices + vision.hidden
+            return one + 2 * vision.hidden + vision.deep * (one + 2 * merged)
+        return one + vision.hidden
 
 
 _QWEN2_5_VISION = {

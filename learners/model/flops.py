@@ -11,11 +11,8 @@ token's linear layers, a a query's look at one key in all layers, h a prediction
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # the controller counts with prices that a rank has read off its model
-    from torch import nn
-    from transformers import PreTrainedModel
+from learners.model.architecture import Architecture
 
 GRADIENT = 2.0  # of a forward pass: one product for the input's gradient, one for the weight's
 ATTENTION_GRADIENT = 2.5  # five products for two, the scores being made again
@@ -48,31 +45,22 @@ class Flops:
 
     @classmethod
     def of(
-        cls, policy: "PreTrainedModel", *, checkpointing: bool = False, vision_trained: bool = True
+        cls, sizes: Architecture, *, checkpointing: bool = False, vision_trained: bool = True
     ) -> "Flops":
-        """Counted on the policy's own matrices, before ZeRO-3 partitions them."""
-        config: Any = policy.config
-        text, vision = config.text_config, config.vision_config
-        core: Any = policy.get_submodule("model")
-        merged = vision.spatial_merge_size**2
-        width = core.visual.patch_embed.embed_dim
-        windows = getattr(vision, "window_size", None)
-        whole = len(vision.fullatt_block_indexes) if windows else vision.depth
-        heads = text.num_attention_heads
-        head = getattr(text, "head_dim", None) or text.hidden_size // heads
-        mergers = sum(
-            _weights(module) for name, module in core.visual.named_children() if "merger" in name
-        )
-        by_patch = _weights(core.visual.patch_embed) + _weights(core.visual.blocks)
+        """Counted on the matrices; biases and norms cost next to nothing."""
+        text, vision = sizes.text, sizes.vision
+        merged = vision.merge**2
+        by_patch = vision.hidden * vision.patch_values + vision.layers * sizes.patch_matrices
+        mergers = (1 + vision.deep) * sizes.merger_matrices
         return cls(
-            token=2.0 * _weights(core.language_model.layers),
-            pair=4.0 * text.num_hidden_layers * heads * head,
-            target=2.0 * text.hidden_size * text.vocab_size,
+            token=2.0 * text.layers * sizes.token_matrices,
+            pair=4.0 * text.layers * text.heads * text.head,
+            target=2.0 * text.matrix,
             patch=2.0 * (by_patch + mergers / merged),
-            patch_pair=4.0 * width,
-            vision_layers=vision.depth,
-            windowed=vision.depth - whole,
-            window=windows // vision.patch_size if windows else 0,
+            patch_pair=4.0 * vision.hidden,
+            vision_layers=vision.layers,
+            windowed=vision.windowed,
+            window=vision.window,
             patch_size=vision.patch_size,
             merged=merged,
             passes=2 if checkpointing else 1,
@@ -107,11 +95,6 @@ class Flops:
         layers = self.token * tokens * (self.passes + GRADIENT)
         attention = self.pair * pairs * (self.passes + ATTENTION_GRADIENT)
         return layers + attention + self.target * targets * (1 + GRADIENT)
-
-
-def _weights(module: "nn.Module") -> int:
-    """Elements of its matrices; biases and norms cost next to nothing."""
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.ndim > 1)
 
 
 def _causal(length: int) -> float:

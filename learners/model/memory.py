@@ -102,7 +102,7 @@ def rank_memory(
 ) -> RankMemory:
     """Of each rank; `largest` is the largest pass, without it any of `learning.tokens_per_pass`."""
     each = 2 if model.dtype == "bfloat16" else EXACT
-    everything, trained = architecture.parameters, trained_parameters(architecture, model)
+    everything, trained = architecture.parameters, trained_count(architecture, model)
     everything += architecture.adapters(model.lora_rank)
     whole = each * everything
     sharded = learning.zero == 3
@@ -126,13 +126,16 @@ def rank_memory(
     )
 
 
-def trained_parameters(architecture: Architecture, model: ModelConfig) -> int:
+def trained_count(architecture: Architecture, model: ModelConfig) -> int:
     """How many the optimiser owns: adapters only, or all but a frozen vision tower."""
     if model.lora_rank:
         return architecture.adapters(model.lora_rank)
-    if model.freeze_vision:
-        return architecture.text_parameters
-    return architecture.parameters
+    return architecture.parameters if trains_vision(model) else architecture.text_parameters
+
+
+def trains_vision(model: ModelConfig) -> bool:
+    """Whether the tower has a gradient: neither frozen nor left alone by adapters."""
+    return not model.freeze_vision and not model.lora_rank
 
 
 def pass_memory(
@@ -151,8 +154,7 @@ def pass_memory(
     text_kept = tokens * text.layers * (each * text.hidden if again else by_token)
     text_kept += tokens * text.hidden * (EXACT + 3 * each)  # embeddings, the last norm
     vision_kept = 0
-    looks = model.freeze_vision or bool(model.lora_rank)
-    if not looks:
+    if trains_vision(model):
         mergers = (1 + vision.deep) * vision.hidden * (EXACT + 4 * each)
         by_layer = each * vision.hidden if again else by_patch
         vision_kept += patches * (vision.layers * by_layer + mergers)

@@ -20,7 +20,6 @@ import torch.distributed as dist
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from learners.model.flops import Flops
 from learners.model.packing import Pack, PackedPolicy, PromptInputs, pack
 from learners.model.policy import is_vision_frozen, load_policy, load_processor, without_adapters
 from learners.rank.batching import passes
@@ -70,11 +69,6 @@ class RankWorker:
             style=model.prompt_style,
             max_tokens=learning.tokens_per_pass,
         )
-        self._flops = Flops.of(
-            self._policy,
-            checkpointing=model.gradient_checkpointing,
-            vision_trained=not is_vision_frozen(self._policy),
-        )
         self._logits_at_once = learning.logits_mib * 2**20 // 4
         self._reference = self._build_reference()
         self._packed = self._pack_policy(self._policy)
@@ -89,10 +83,6 @@ class RankWorker:
         self._metrics = UpdateMetrics()
         self._dummy = dummy_row(self._policy.config)
         [self._dummy] = self._with_vision_features([self._dummy])
-
-    def flops(self) -> Flops:
-        """What a pass costs, to balance ranks by."""
-        return self._flops
 
     def update(
         self, mini_batches_M: Sequence[Sequence[ScoredGroup]], *, version: Version | None = None

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from learners.model.architecture import Architecture
 from learners.model.flops import Flops
 
 
@@ -17,10 +18,11 @@ def test_a_forward_pass_costs_what_torch_counts(family):
     prompt = segment.prompt
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         plain.logprobs(policy, segment, segment.completions_G[0])
-    flops = Flops.of(policy)
+    sizes = Architecture.of(policy.config.to_dict())
+    flops = Flops.of(sizes)
     tokens = len(prompt.tokens_P) + len(segment.completions_G[0])
     grids = [(int(t), int(h), int(w)) for t, h, w in prompt.grid_I3]
-    frozen = Flops.of(policy, vision_trained=False)  # its forward pass only
+    frozen = Flops.of(sizes, vision_trained=False)  # its forward pass only
     text = flops.token * tokens + flops.pair * tokens**2 + flops.target * tokens
     # Rotary angles are a product too, of outer vectors: next to nothing.
     assert counter.get_total_flops() == pytest.approx(text + frozen.vision(grids), rel=2e-3)
