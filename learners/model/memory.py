@@ -204,7 +204,10 @@ def _text_layer(architecture: Architecture, each: int) -> int:
 
 
 def _vision_layer(architecture: Architecture, each: int) -> int:
-    """Bytes a patch that a block of the tower keeps: as above; values hold the whole q, k, v."""
+    """Bytes a patch that a block of the tower keeps: as above, one width more at its norms.
+
+    Off a GPU windows of several sizes are padded, which at most doubles queries, keys and values.
+    """
     vision = architecture.vision
     if architecture.family == "qwen3_vl":  # norms keep input and output, the MLP has no gate
         widths = 4 * vision.hidden + 2 * vision.inner
@@ -212,12 +215,16 @@ def _vision_layer(architecture: Architecture, each: int) -> int:
     else:
         widths = 4 * vision.inner
         norms = 2 * vision.hidden * (EXACT + 2 * each)
-    return norms + each * (7 * vision.hidden + widths) + EXACT * vision.heads
+    return norms + each * (5 * vision.hidden + widths) + EXACT * vision.heads
 
 
 def _head(text: Text, targets: int, each: int, *, logits_mib: int) -> int:
-    """Logits and their softmax in float32, a chunk at a time, as `logprob_head` has it."""
+    """Logits and their softmax in float32, a chunk at a time, as `logprob_head` has it.
+
+    In bfloat16 also their gradient, and that of the weight in float32 while chunks are added up.
+    """
     chunk = max(logits_mib * 2**20 // EXACT, text.vocabulary)
     logits = min(targets * text.vocabulary, chunk)
-    product = each if each < EXACT else 0
-    return logits * (2 * EXACT + product) + 2 * targets * text.hidden * each
+    rounded = each if each < EXACT else 0
+    total = 2 * EXACT * text.matrix if rounded and targets * text.vocabulary > chunk else 0
+    return logits * (2 * EXACT + rounded) + total + 2 * targets * text.hidden * each

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from learners.model import attention
+from learners.model import attention, vision_attention
 from learners.model.attention import Layout, Span
 from learners.model.logprob_head import LOGITS_AT_ONCE, LogprobHead
 
@@ -186,11 +186,17 @@ class PackedPolicy(nn.Module):
     """A policy whose forward pass gives the log-probabilities of a pack's completions.
 
     It shares the parameters of the policy that it was made from, whose language model it makes
-    attend by layout where one is given; the policy's own forward pass stays what it was. Raises
-    ValueError for a model of another family.
+    attend by layout where one is given, and whose tower in one call a layer; the policy's own
+    forward pass gives what it gave. Raises ValueError for a model of another family.
     """
 
-    def __init__(self, policy: PreTrainedModel, *, logits_at_once: int = LOGITS_AT_ONCE):
+    def __init__(
+        self,
+        policy: PreTrainedModel,
+        *,
+        logits_at_once: int = LOGITS_AT_ONCE,
+        temperature: float = 1.0,
+    ):
         super().__init__()
         if policy.config.model_type not in FAMILIES:
             raise ValueError(
@@ -201,11 +207,15 @@ class PackedPolicy(nn.Module):
         assert isinstance(head, nn.Linear), head
         assert head.bias is None, head
         attention.use(policy)
+        vision_attention.use(policy)
         self.core: Any = policy.get_submodule("model")
-        self.head = LogprobHead(head.weight, logits_at_once=logits_at_once)
+        self.head = LogprobHead(head.weight, logits_at_once=logits_at_once, temperature=temperature)
 
     def forward(self, batch: Pack) -> tuple[Tensor, Tensor]:
-        """Log-probabilities (with graph) and entropies (without), each [S, T], 0 where masked."""
+        """Log-probabilities (with graph) and entropies (without), each [S, T], 0 where masked.
+
+        Both are of softmax(logits / temperature). Entropies are empty without gradients.
+        """
         if batch.features is None:
             vision = {"pixel_values": batch.pixels_ND, "image_grid_thw": batch.grid_I3}
         else:
@@ -219,7 +229,8 @@ class PackedPolicy(nn.Module):
         ).last_hidden_state
         hidden_NH = hidden_1LH[0].index_select(0, batch.predictor_N)
         logprobs_N, entropy_N = self.head(hidden_NH, batch.target_N)
-        return batch.scatter(logprobs_N), batch.scatter(entropy_N)
+        entropy_ST = batch.scatter(entropy_N) if len(entropy_N) else entropy_N
+        return batch.scatter(logprobs_N), entropy_ST
 
     @torch.no_grad()
     def look(self, prompts: Sequence[PromptInputs], device: torch.device) -> list[VisionFeatures]:

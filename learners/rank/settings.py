@@ -75,3 +75,4 @@ class LearnerSettings:
     seed: int
     on_gpu: bool
     shares_gpu: bool = False  # with an engine, by turns
+    temperature: float = 1.0  # of the distribution that rollouts are sampled from

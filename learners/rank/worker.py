@@ -168,7 +168,9 @@ class RankWorker:
         return self._pack_policy(plain.eval().requires_grad_(False))
 
     def _pack_policy(self, policy: PreTrainedModel) -> PackedPolicy:
-        return PackedPolicy(policy, logits_at_once=self._logits_at_once).to(self._device)
+        temperature = self._settings.temperature
+        packed = PackedPolicy(policy, logits_at_once=self._logits_at_once, temperature=temperature)
+        return packed.to(self._device)
 
     def _begin(self) -> None:
         self._metrics = UpdateMetrics()
