@@ -63,7 +63,9 @@ class Engine(UpdatedEngine):
     def __init__(self, model: ModelConfig, *, sampling: SamplingConfig, rollouts: RolloutsConfig):
         """Start vLLM and wait for it. Raises what vLLM raises, leaving no process behind."""
         with engine_environment(rollouts):
-            llm = Llm.from_vllm_config(engine_config(model, rollouts=rollouts))
+            llm = Llm.from_vllm_config(
+                engine_config(model, rollouts=rollouts, temperature=sampling.temperature)
+            )
         super().__init__(llm, model, rollouts)
         self.sampling = sampling
         manager = self._llm.engine_core.resources.engine_manager

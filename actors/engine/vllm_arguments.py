@@ -21,9 +21,11 @@ from o3rl.config import ModelConfig, Placement, RolloutsConfig
 PROCESSOR_CACHE_GIB = 1.0
 
 
-def engine_config(model: ModelConfig, *, rollouts: RolloutsConfig) -> VllmConfig:
+def engine_config(
+    model: ModelConfig, *, rollouts: RolloutsConfig, temperature: float
+) -> VllmConfig:
     """What vLLM starts with."""
-    arguments = engine_arguments(model, rollouts=rollouts)
+    arguments = engine_arguments(model, rollouts=rollouts, temperature=temperature)
     config = arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)
     if rollouts.gpus == 0 and rollouts.tensor_parallel == 1:
         # vLLM asks for a process of the worker's own to set OpenMP's variables in; ours are set
@@ -32,8 +34,13 @@ def engine_config(model: ModelConfig, *, rollouts: RolloutsConfig) -> VllmConfig
     return config
 
 
-def engine_arguments(model: ModelConfig, *, rollouts: RolloutsConfig) -> AsyncEngineArgs:
-    """For one rollout engine that takes its weights by `rollouts.transfer`."""
+def engine_arguments(
+    model: ModelConfig, *, rollouts: RolloutsConfig, temperature: float
+) -> AsyncEngineArgs:
+    """For one rollout engine that takes its weights by `rollouts.transfer`.
+
+    Its log-probabilities are of the distribution that it samples from at `temperature`.
+    """
     on_cpu = rollouts.gpus == 0
     batched = rollouts.max_batched_tokens
     return AsyncEngineArgs(
@@ -53,7 +60,7 @@ def engine_arguments(model: ModelConfig, *, rollouts: RolloutsConfig) -> AsyncEn
         limit_mm_per_prompt={"video": 0},
         mm_processor_cache_gb=PROCESSOR_CACHE_GIB,
         mm_processor_kwargs={"min_pixels": 1},  # frames come at their size: none is enlarged
-        logprobs_mode="raw_logprobs",
+        logprobs_mode="raw_logprobs" if temperature == 1 else "processed_logprobs",
         worker_extension_cls=EXTENSION,
         weight_transfer_config=WeightTransferConfig(backend=BACKENDS[rollouts.transfer]),
         disable_log_stats=True,

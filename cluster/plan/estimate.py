@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from cluster.plan.node_placement import Node, Service, misfits, place, sft_units_of, units_of
 from learners.model.architecture import Architecture
 from learners.model.memory import Pass, RankMemory, rank_memory, trained_count
+from learners.rank.clip_noise import complaint, expected_noise
 from o3rl.config import FramesConfig, Placement, Publish, RolloutsConfig, RunConfig, Transfer
 from o3rl.data.row_order import RowOrder, steps_of
 from o3rl.media.frame_plan import CEILING
@@ -108,6 +109,7 @@ def plan_of(
         *misfits((*services, *cold_start), node, nodes=nodes),
         *_tight(run, architecture, memory, node=node, sequences=blocks // per_sequence),
         *_disk(amounts, disk_free),
+        *_noise(run),
     ]
     return Plan(
         model=run.model.path,
@@ -301,6 +303,13 @@ def _disk(amounts: Sequence[Amount], free: int | None) -> Iterator[str]:
             f"the run writes up to {needed / GIB:.1f} GiB where {free / GIB:.1f} GiB are free: "
             "another folder, or fewer loop.keep_checkpoints and sft.keep_checkpoints"
         )
+
+
+def _noise(run: RunConfig) -> Iterator[str]:
+    """A clip window below what engine and learner differ by, for completions of full length."""
+    noise = expected_noise(run.model.dtype, tokens=run.sampling.max_tokens)
+    if problem := complaint(run.learning, noise):
+        yield f"{problem} (expected of {run.model.dtype} and {run.sampling.max_tokens} tokens)"
 
 
 def _on_disk(every: int, keep: int, steps: Steps | None) -> int:

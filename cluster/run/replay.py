@@ -40,7 +40,10 @@ async def replay(config: RunConfig, recorded: Path) -> Trained:
     ):
         async with services(config, folder) as start:
             media = start.media()
-            learner = start.learner(media.media, None, optimisation=optimisation)
+            temperature = config.sampling.temperature
+            learner = start.learner(
+                media.media, None, optimisation=optimisation, temperature=temperature
+            )
             await learner.start()
             for step in range(1, batches + 1):
                 groups = read_batch(recorded, step)

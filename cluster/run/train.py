@@ -173,7 +173,13 @@ async def _start(
     store = start.store() if stored else None
     pool = start.rollouts(media.media, store)
     optimisation = Optimisation.of_learning(config.learning, batches=steps)
-    learner = start.learner(media.media, store, optimisation=optimisation, pool=pool)
+    learner = start.learner(
+        media.media,
+        store,
+        optimisation=optimisation,
+        temperature=config.sampling.temperature,
+        pool=pool,
+    )
     scorers = start.scorers()
     by_turns = config.rollouts.placement is Placement.colocated
     if by_turns:  # vLLM measures the GPU's free memory as it starts: nobody else may take of it

@@ -110,9 +110,14 @@ class Services:
         store: WeightStore | None,
         *,
         optimisation: Optimisation,
+        temperature: float = 1.0,
         pool: RolloutPool | None = None,
     ) -> LearnerGroup:
-        """The learner group, to be started; a `pool` that shares its GPU sleeps as it learns."""
+        """The learner group, to be started.
+
+        `temperature` is what its rollouts are sampled at; a `pool` that shares its GPU sleeps
+        as it learns.
+        """
         colocated = self._run.rollouts.placement is Placement.colocated
         settings = LearnerSettings(
             model=self._run.model,
@@ -121,6 +126,8 @@ class Services:
             seed=self._run.seed,
             on_gpu=self._run.cluster.gpus_per_rank > 0,
             shares_gpu=colocated,
+            longest=self._run.sampling.max_tokens,
+            temperature=temperature,
         )
         group = LearnerGroup(
             settings,

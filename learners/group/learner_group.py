@@ -37,6 +37,7 @@ from learners.model.architecture import Architecture, config_of
 from learners.model.flops import Flops
 from learners.model.memory import trains_vision
 from learners.rank.batching import group_cost, mini_batches, row_cost, shares
+from learners.rank.clip_noise import ClipNoise
 from learners.rank.settings import Fetch, LearnerSettings
 from o3rl.code_digest import source_digest
 from o3rl.config import ClusterConfig
@@ -126,6 +127,8 @@ class LearnerGroup:
         self._fetch = fetch
         self._sink = sink
         self._make_room = make_room
+        self._noise = ClipNoise(settings.learning)
+        self._batches = 0
         self._version: Version | None = None  # what the weights are; None once they are trained on
         self._turn = asyncio.Lock()
         self._placement: PlacementGroup | None = None
@@ -256,6 +259,9 @@ class LearnerGroup:
 
     async def close(self) -> None:
         """End all ranks and give their room back. May be called again."""
+        if self._batches > 1 and (warning := self._noise.warning()):
+            log.warning("over %d batches: %s", self._batches, warning)
+        self._batches = 0
         for rank in self._ranks:
             ray.kill(rank)
         self._ranks = []
@@ -275,7 +281,11 @@ class LearnerGroup:
             ]
             metrics, *_ = await self._answers(calls, method)
             [self.failures] = await self._answers([self._ranks[0].failures.remote()], method)
-        return metrics | {"learner/seconds": time.monotonic() - started}
+        metrics |= {"learner/seconds": time.monotonic() - started} | self._noise.note(metrics)
+        if not self._batches and (warning := self._noise.warning()):
+            log.warning("after the first batch: %s", warning)
+        self._batches += 1
+        return metrics
 
     async def _call(self, method: str, *arguments: Any) -> list[Any]:
         async with self._turn:

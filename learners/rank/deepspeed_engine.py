@@ -1,11 +1,13 @@
 """DeepSpeed: the process group of the ranks and the ZeRO engine around a packed policy.
 
-The optimiser is torch's AdamW throughout: DeepSpeed's own CPU Adam would compile at first use.
+The optimiser is torch's fused AdamW throughout: DeepSpeed's own CPU Adam would compile at first
+use.
 Gradient accumulation is the worker's: any number of backward passes, then one step.
 """
 
 import math
 import os
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -56,7 +58,11 @@ def build_engine(
     if not parameters:
         raise ValueError("nothing to train: every parameter of the model is frozen")
     optimizer = torch.optim.AdamW(
-        parameters, lr=optimisation.rate, weight_decay=optimisation.weight_decay
+        decay_groups(parameters, optimisation.weight_decay),
+        lr=optimisation.rate,
+        betas=optimisation.betas,
+        eps=optimisation.eps,
+        fused=True,  # on a CPU ten times as fast
     )
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
     trained = sum(parameter.numel() for parameter in parameters)
@@ -65,6 +71,14 @@ def build_engine(
     for name, buffer in module.named_buffers():
         buffer.data = buffers[name].to(buffer.device)
     return engine
+
+
+def decay_groups(parameters: Sequence[nn.Parameter], decay: float) -> list[dict[str, Any]]:
+    """Matrices with weight decay, norms and biases without; no group without a parameter."""
+    matrices = [parameter for parameter in parameters if parameter.ndim > 1]
+    others = [parameter for parameter in parameters if parameter.ndim <= 1]
+    groups = ((matrices, decay), (others, 0.0))
+    return [{"params": params, "weight_decay": each} for params, each in groups if params]
 
 
 def step(engine: Any) -> float:

@@ -1,4 +1,4 @@
-"""The objectives as pure functions of named arrays: GSPO, GRPO and their KL term.
+"""The objectives as pure functions of named arrays, their KL term, corrections and sums.
 
 Losses come back per sequence, never averaged: the learner divides their sum by the number of
 sequences of the whole mini-batch over all ranks, so that neither packing nor ranks change an
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from o3rl.config import Aggregation
+
 FACTOR_CAP = 2.0  # upper bound of the importance factor of recomputed old log-probabilities
 
 
@@ -18,7 +20,7 @@ FACTOR_CAP = 2.0  # upper bound of the importance factor of recomputed old log-p
 class SequenceLosses:
     """Losses with their graph, and detached statistics of each sequence.
 
-    `ratio_B` is the sequence ratio. `clipped_B` is the share of a sequence (GSPO: 0 or 1, GRPO: of
+    `ratio_B` is the sequence ratio. `clipped_B` is the share of a sequence (GSPO: 0 or 1, else of
     its tokens) where the clip is active, that is where it takes the gradient away; `outside_B`
     where the ratio lies outside of the clip range, whatever the advantage's sign.
     """
@@ -53,6 +55,26 @@ def gspo_loss(
     )
 
 
+def gspo_token_loss(
+    new_BT: Tensor,
+    old_BT: Tensor,
+    *,
+    mask_BT: Tensor,
+    advantage_B: Tensor,
+    clip: tuple[float, float],
+    factor_BT: Tensor | None = None,
+) -> SequenceLosses:
+    """GSPO-token (arXiv 2507.18071): s_t = sg[s]·π_θ/sg[π_θ], clipped by token, mean over them.
+
+    Its value is GSPO's, and so is its gradient but for `factor_BT`, which weighs tokens.
+    """
+    _check(new_BT, old_BT, mask_BT, advantage_B)
+    new_BT = new_BT.masked_fill(~mask_BT, 0.0)
+    log_ratio_B = sequence_log_ratio(new_BT, old_BT, mask_BT=mask_BT)
+    log_ratio_BT = log_ratio_B[:, None] + new_BT - new_BT.detach()
+    return _token_terms(log_ratio_BT, mask_BT, advantage_B, clip, factor_BT)
+
+
 def grpo_loss(
     new_BT: Tensor,
     old_BT: Tensor,
@@ -60,19 +82,54 @@ def grpo_loss(
     mask_BT: Tensor,
     advantage_B: Tensor,
     clip: tuple[float, float],
+    factor_BT: Tensor | None = None,
 ) -> SequenceLosses:
     """GRPO (arXiv 2402.03300, eq. 3, without its KL): one ratio per token, mean over a sequence."""
     _check(new_BT, old_BT, mask_BT, advantage_B)
-    difference_BT = (new_BT - old_BT).masked_fill(~mask_BT, 0.0)
-    ratio_BT = difference_BT.exp()
+    log_ratio_BT = (new_BT - old_BT).masked_fill(~mask_BT, 0.0)
+    return _token_terms(log_ratio_BT, mask_BT, advantage_B, clip, factor_BT)
+
+
+def cispo_loss(
+    new_BT: Tensor,
+    old_BT: Tensor,
+    *,
+    mask_BT: Tensor,
+    advantage_B: Tensor,
+    clip: tuple[float, float],
+    factor_BT: Tensor | None = None,
+) -> SequenceLosses:
+    """CISPO (MiniMax-M1, arXiv 2506.13585, eq. 4): −sg[clip(r)]·A·log π_θ, mean over a sequence.
+
+    The paper's mean is over all tokens (`aggregated`). No token loses its gradient: `clipped_B` is
+    the share whose weight is cut.
+    """
+    _check(new_BT, old_BT, mask_BT, advantage_B)
+    log_ratio_BT = (new_BT - old_BT).detach().masked_fill(~mask_BT, 0.0)
+    ratio_BT = log_ratio_BT.exp()
     bounded_BT = ratio_BT.clamp(1 - clip[0], 1 + clip[1])
-    plain_BT, held_BT = ratio_BT * advantage_B[:, None], bounded_BT * advantage_B[:, None]
+    weight_BT = bounded_BT if factor_BT is None else bounded_BT * factor_BT
+    outside_B = mean_over_tokens((bounded_BT != ratio_BT).to(new_BT.dtype), mask_BT)
     return SequenceLosses(
-        losses_B=-mean_over_tokens(torch.minimum(plain_BT, held_BT), mask_BT),
-        ratio_B=mean_over_tokens(difference_BT, mask_BT).exp().detach(),
-        clipped_B=mean_over_tokens((held_BT < plain_BT).to(new_BT.dtype), mask_BT),
-        outside_B=mean_over_tokens((bounded_BT != ratio_BT).to(new_BT.dtype), mask_BT),
+        losses_B=-mean_over_tokens(weight_BT * new_BT, mask_BT) * advantage_B,
+        ratio_B=mean_over_tokens(log_ratio_BT, mask_BT).exp(),
+        clipped_B=outside_B,
+        outside_B=outside_B,
     )
+
+
+def aggregated(
+    losses_B: Tensor, mask_BT: Tensor, aggregation: Aggregation, *, longest: int
+) -> Tensor:
+    """A sequence's part of a mini-batch's loss, from its mean over tokens.
+
+    To be divided by the mini-batch's sequences, or by its tokens for token_mean (DAPO, arXiv
+    2503.14476). constant_length (Dr. GRPO, arXiv 2503.20783): tokens' sum over `longest`.
+    """
+    if aggregation is Aggregation.sequence_mean:
+        return losses_B
+    sums_B = losses_B * mask_BT.sum(1)
+    return sums_B if aggregation is Aggregation.token_mean else sums_B / longest
 
 
 def k3(new_BT: Tensor, reference_BT: Tensor, *, mask_BT: Tensor) -> Tensor:
@@ -84,11 +141,18 @@ def k3(new_BT: Tensor, reference_BT: Tensor, *, mask_BT: Tensor) -> Tensor:
     return mean_over_tokens(gap_BT.exp() - 1 - gap_BT, mask_BT)
 
 
-def importance_factor(
-    recomputed_BT: Tensor, sampler_BT: Tensor, *, mask_BT: Tensor, cap: float = FACTOR_CAP
+def importance_factor(recomputed_BT: Tensor, sampler_BT: Tensor, *, mask_BT: Tensor) -> Tensor:
+    """π_recomputed/π_sampler of each sequence: length-normalised, cut at FACTOR_CAP, detached."""
+    gap_B = sequence_log_ratio(recomputed_BT, sampler_BT, mask_BT=mask_BT)
+    return gap_B.exp().clamp(max=FACTOR_CAP)
+
+
+def token_importance_factor(
+    recomputed_BT: Tensor, sampler_BT: Tensor, *, mask_BT: Tensor
 ) -> Tensor:
-    """π_recomputed/π_sampler of each sequence: length-normalised, cut at `cap`, detached."""
-    return sequence_log_ratio(recomputed_BT, sampler_BT, mask_BT=mask_BT).exp().clamp(max=cap)
+    """The same of each token (truncated importance sampling, Yao et al. 2025); 1 where masked."""
+    gap_BT = (recomputed_BT - sampler_BT).detach().masked_fill(~mask_BT, 0.0)
+    return gap_BT.exp().clamp(max=FACTOR_CAP)
 
 
 def sequence_log_ratio(new_BT: Tensor, old_BT: Tensor, *, mask_BT: Tensor) -> Tensor:
@@ -99,6 +163,27 @@ def sequence_log_ratio(new_BT: Tensor, old_BT: Tensor, *, mask_BT: Tensor) -> Te
 def mean_over_tokens(values_BT: Tensor, mask_BT: Tensor) -> Tensor:
     """Mean of the unmasked entries of each row; 0 for a row without any."""
     return values_BT.masked_fill(~mask_BT, 0.0).sum(1) / mask_BT.sum(1).clamp(min=1)
+
+
+def _token_terms(
+    log_ratio_BT: Tensor,
+    mask_BT: Tensor,
+    advantage_B: Tensor,
+    clip: tuple[float, float],
+    factor_BT: Tensor | None,
+) -> SequenceLosses:
+    """min(r·A, clip(r)·A) of each token, negated, weighed; the mean over a sequence."""
+    ratio_BT = log_ratio_BT.exp()
+    bounded_BT = ratio_BT.clamp(1 - clip[0], 1 + clip[1])
+    plain_BT, held_BT = ratio_BT * advantage_B[:, None], bounded_BT * advantage_B[:, None]
+    terms_BT = torch.minimum(plain_BT, held_BT)
+    terms_BT = terms_BT if factor_BT is None else terms_BT * factor_BT
+    return SequenceLosses(
+        losses_B=-mean_over_tokens(terms_BT, mask_BT),
+        ratio_B=mean_over_tokens(log_ratio_BT, mask_BT).exp().detach(),
+        clipped_B=mean_over_tokens((held_BT < plain_BT).to(plain_BT.dtype), mask_BT),
+        outside_B=mean_over_tokens((bounded_BT != ratio_BT).to(plain_BT.dtype), mask_BT),
+    )
 
 
 def _check(new_BT: Tensor, old_BT: Tensor, mask_BT: Tensor, advantage_B: Tensor) -> None:

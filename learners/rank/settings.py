@@ -22,6 +22,8 @@ class Optimisation:
     weight_decay: float
     max_grad_norm: float
     batches: int
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
 
     def __post_init__(self):
         if self.batches < 1:
@@ -37,6 +39,8 @@ class Optimisation:
             learning.weight_decay,
             learning.max_grad_norm,
             batches,
+            (learning.beta1, learning.beta2),
+            learning.eps,
         )
 
     @classmethod
@@ -76,3 +80,4 @@ class LearnerSettings:
     on_gpu: bool
     shares_gpu: bool = False  # with an engine, by turns
     temperature: float = 1.0  # of the distribution that rollouts are sampled from
+    longest: int = 1  # completion, in tokens: what constant_length divides by

@@ -10,7 +10,7 @@ from transformers import PretrainedConfig
 
 from learners.model.packing import PromptInputs, Segment
 from learners.rank.batching import split_segment
-from o3rl.types import Rollout, ScoredGroup, Version
+from o3rl.types import Prompt, Rollout, ScoredGroup, Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +21,11 @@ class TrainingRow:
     `reference_G` of the model that KL is measured to. `fresh_G` is the token from which
     on the current weights sampled: 0 if all of them, the completion's length if none; `spans_G`
     how many versions had a part in it, the one included whose cache of the prompt it may have read.
+    `name` tells a person which group it is of.
     """
 
     segment: Segment
+    name: str = ""
     advantages_G: tuple[float, ...] = ()
     sampler_G: tuple[Tensor, ...] = ()
     old_G: tuple[Tensor, ...] = ()
@@ -58,6 +60,7 @@ def rows_of_group(
     fresh_G = [_fresh_from(rollout, version) for rollout in rollouts]
     return [
         TrainingRow(
+            name=name_of(scored.group.prompt),
             segment=Segment(segment.prompt, tuple(segment.completions_G[g] for g in part)),
             advantages_G=tuple(scored.advantages_G[g] for g in part),
             sampler_G=tuple(sampler_G[g] for g in part),
@@ -67,6 +70,11 @@ def rows_of_group(
         )
         for part in split_segment(segment, limit=limit)
     ]
+
+
+def name_of(prompt: Prompt) -> str:
+    """The group and the row of data that it is about."""
+    return f"group {prompt.group} (row {prompt.row.id})"
 
 
 def _fresh_from(rollout: Rollout, version: Version | None) -> int:

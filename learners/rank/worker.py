@@ -12,8 +12,9 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -28,13 +29,13 @@ from learners.rank.inputs import Reader, prefetched
 from learners.rank.losses import mean_over_tokens
 from learners.rank.policy_loss import engine_noise, policy_loss
 from learners.rank.settings import Fetch, LearnerSettings
-from learners.rank.training_rows import TrainingRow, dummy_row, rows_of_group, with_values
+from learners.rank.training_rows import TrainingRow, dummy_row, name_of, rows_of_group, with_values
 from learners.rank.update_metrics import UpdateMetrics, summarise_ranks
 from learners.weights import export as outward
 from learners.weights.checkpoint import load_state, save_state
 from learners.weights.device_source import Direct, PolicyWeights
 from learners.weights.publisher import Publisher
-from o3rl.config import OldLogprobs
+from o3rl.config import Aggregation, OldLogprobs
 from o3rl.types import Failure, Prompt, ScoredGroup, Version
 from o3rl.weights.device_protocol import Receivers
 from o3rl.weights.manifest import Published, WeightSink
@@ -44,6 +45,19 @@ log = logging.getLogger(__name__)
 Losses = Callable[[Sequence[TrainingRow], Pack, Tensor], Tensor]
 Measure = Callable[[Sequence[TrainingRow], Pack, Tensor], dict[str, Tensor]]
 Forward = Callable[[Pack], tuple[Tensor, Tensor]]
+T = TypeVar("T")
+
+
+class GradientsNotFinite(RuntimeError):
+    """So many steps in a row had a gradient that was not finite; `names` of what made the last."""
+
+    def __init__(self, steps: int, names: Sequence[str]):
+        made = f"made by {', '.join(names)}" if names else "though of no group alone it is"
+        super().__init__(
+            f"the gradient of {steps} steps in a row was not finite, the last one's {made}; look "
+            "at its rewards and log-probabilities, a smaller learning.rate or model.dtype=float32 "
+            "(learning.max_skipped says how many end a run)"
+        )
 
 
 class RankWorker:
@@ -58,6 +72,7 @@ class RankWorker:
         torch.manual_seed(settings.seed)
         self.batches = 0
         self.failures: tuple[Failure, ...] = ()
+        self._skipped = 0  # steps in a row
         self._settings = settings
         self._fetch = fetch
         self._device = torch.device("cuda" if settings.on_gpu else "cpu")
@@ -97,11 +112,13 @@ class RankWorker:
         recomputed = self._settings.learning.old_logprobs is OldLogprobs.recomputed
         if recomputed:  # all of them, before the first step changes the weights
             rows_M = [self._with_old_logprobs(rows) for rows in rows_M]
+        by_token = self._settings.learning.aggregation is Aggregation.token_mean
+        weight = attrgetter("targets" if by_token else "sequences")
         norms: list[float] = []
         for number, rows in enumerate(rows_M):
             on_policy = number == 0 and not recomputed
             losses = self._on_policy_losses if on_policy else self._policy_losses
-            norms += self._step(rows, losses, weight=sum(row.sequences for row in rows))
+            norms += self._step(rows, losses, weight=sum(map(weight, rows)))
         return self._finish(norms)
 
     def sft_step(self, prompts_B: Sequence[Prompt]) -> dict[str, float]:
@@ -113,7 +130,11 @@ class RankWorker:
         self._begin()
         started = time.monotonic()
         read = [self._reader.row(prompt, self._fetch) for prompt in prompts_B]
-        rows = [TrainingRow(segment) for segment in read if not isinstance(segment, Failure)]
+        rows = [
+            TrainingRow(segment, name_of(prompt))
+            for prompt, segment in zip(prompts_B, read, strict=True)
+            if not isinstance(segment, Failure)
+        ]
         self._refuse([failure for failure in read if isinstance(failure, Failure)])
         self._metrics.note(read_seconds=time.monotonic() - started)
         weight = sum(row.targets for row in rows)
@@ -251,19 +272,43 @@ class RankWorker:
         # DeepSpeed averages gradients over the ranks.
         scale = dist.get_world_size() / total
         for rows_B in self._passes(rows):
-            batch = self._pack(rows_B)
-            logprobs_ST, entropy_ST = self._engine(batch)
-            if rows_B[0] is self._dummy:
-                self._engine.backward(logprobs_ST.sum() * 0.0)
-                continue
-            self._metrics.note(
-                read_tokens=float(batch.tokens_1L.numel()),
-                trained_tokens=batch.mask_ST.sum(1),
-                entropy=mean_over_tokens(entropy_ST, batch.mask_ST),
-            )
-            losses_S = losses(rows_B, batch, logprobs_ST)
-            self._engine.backward(losses_S.sum() * scale)
-        return [step(self._engine)]
+            self._pass(rows_B, losses, scale=scale)
+        norm = step(self._engine)
+        self._skipped = 0 if math.isfinite(norm) else self._skipped + 1
+        if self._skipped >= self._settings.learning.max_skipped:
+            raise GradientsNotFinite(self._skipped, self._not_finite(rows, losses))
+        return [norm]
+
+    def _pass(self, rows_B: Sequence[TrainingRow], losses: Losses, *, scale: float) -> None:
+        """Forward and backward; gradients add up until the step."""
+        batch = self._pack(rows_B)
+        logprobs_ST, entropy_ST = self._engine(batch)
+        if rows_B[0] is self._dummy:
+            self._engine.backward(logprobs_ST.sum() * 0.0)
+            return
+        self._metrics.note(
+            read_tokens=float(batch.tokens_1L.numel()),
+            trained_tokens=batch.mask_ST.sum(1),
+            entropy=mean_over_tokens(entropy_ST, batch.mask_ST),
+        )
+        losses_S = losses(rows_B, batch, logprobs_ST)
+        self._engine.backward(losses_S.sum() * scale)
+
+    def _not_finite(self, rows: Sequence[TrainingRow], losses: Losses) -> list[str]:
+        """Names of what alone has a gradient that is not finite; all ranks enter.
+
+        One row of one rank at a time, the others with dummies, each with a step at rate 0.
+        """
+        set_rate(self._engine, 0.0)
+        counts = self._of_all_ranks(len(rows))
+        named: list[str] = []
+        for rank, count in enumerate(counts):
+            mine = rank == dist.get_rank()
+            for index in range(count):
+                self._pass([rows[index]] if mine else [self._dummy], losses, scale=1.0)
+                if not math.isfinite(step(self._engine)) and mine:
+                    named.append(rows[index].name)
+        return [name for names in self._of_all_ranks(named) for name in dict.fromkeys(names)]
 
     def _on_policy_losses(
         self, rows_B: Sequence[TrainingRow], batch: Pack, logprobs_ST: Tensor
@@ -275,7 +320,8 @@ class RankWorker:
     def _policy_losses(
         self, rows_B: Sequence[TrainingRow], batch: Pack, logprobs_ST: Tensor
     ) -> Tensor:
-        loss = policy_loss(rows_B, batch, logprobs_ST, self._settings.learning)
+        settings = self._settings
+        loss = policy_loss(rows_B, batch, logprobs_ST, settings.learning, longest=settings.longest)
         self._metrics.note(**loss.statistics)
         return loss.losses_S
 
@@ -319,11 +365,14 @@ class RankWorker:
         dist.all_reduce(tensor, op=operation)
         return tensor.item()
 
+    def _of_all_ranks(self, value: T) -> list[T]:
+        values: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(values, value)
+        return values
+
     def _finish(self, norms: Sequence[float]) -> dict[str, float]:
         """Count the batch; the metrics of all ranks, the same on each."""
-        mine = (self._metrics.collected(), self.failures)
-        everyone: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(everyone, mine)
+        everyone = self._of_all_ranks((self._metrics.collected(), self.failures))
         self.failures = tuple(failure for _, failures in everyone for failure in failures)
         finite = [norm for norm in norms if math.isfinite(norm)]
         metrics = summarise_ranks([collected for collected, _ in everyone])

@@ -5,6 +5,9 @@ Nothing here imports torch, Ray, vLLM or MLflow.
 
 from o3rl.config.choices import (
     VLLM,
+    Advantages,
+    Aggregation,
+    Correction,
     Objective,
     OldLogprobs,
     Placement,
@@ -45,7 +48,10 @@ __all__ = [
     "SCORER_CPUS",
     "VLLM",
     "WAIVABLE",
+    "Advantages",
+    "Aggregation",
     "ClusterConfig",
+    "Correction",
     "DataConfig",
     "FramesConfig",
     "LearningConfig",

@@ -14,17 +14,59 @@ class Profile(StrEnum):
 
 
 class Objective(StrEnum):
-    """gspo: one length-normalised ratio per sequence. grpo: one ratio per token."""
+    """What is clipped, and how; docs/objectives.md has the formulas and their papers.
+
+    gspo: one length-normalised ratio per sequence. gspo_token: the same ratio with a gradient of
+    each token's own. grpo: one ratio per token. cispo: the gradient of log π_θ, weighted by a
+    ratio per token that is cut, so that no token loses its gradient.
+    """
 
     gspo = "gspo"
+    gspo_token = "gspo_token"
     grpo = "grpo"
+    cispo = "cispo"
+
+
+class Advantages(StrEnum):
+    """A reward's distance from its group's mean. scaled: over the group's standard deviation.
+
+    mean_only: as it is. leave_one_out: from the mean of the others.
+    """
+
+    scaled = "scaled"
+    mean_only = "mean_only"
+    leave_one_out = "leave_one_out"
+
+
+class Aggregation(StrEnum):
+    """How a mini-batch's losses become one.
+
+    sequence_mean: mean over a sequence's tokens, then over sequences. token_mean: mean over all
+    tokens. constant_length: sum over a sequence's tokens by `sampling.max_tokens`, mean over
+    sequences.
+    """
+
+    sequence_mean = "sequence_mean"
+    token_mean = "token_mean"
+    constant_length = "constant_length"
+
+
+class Correction(StrEnum):
+    """What a recomputed π_old is weighed by, because the sampler's π is another.
+
+    sequence: the length-normalised ratio of both, at most 2. token: that of each token, at most 2.
+    none: nothing.
+    """
+
+    none = "none"
+    token = "token"
+    sequence = "sequence"
 
 
 class OldLogprobs(StrEnum):
     """Where π_old comes from: the sampler's own record, or the learner's recomputation.
 
-    `recomputed` multiplies the loss by a detached, length-normalised, truncated importance factor
-    π_recomputed/π_sampler.
+    `recomputed` weighs the loss as `learning.correction` says.
     """
 
     sampler = "sampler"

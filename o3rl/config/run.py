@@ -4,7 +4,15 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from o3rl.config.choices import VLLM, Objective, OldLogprobs, Placement, Publish, Transfer
+from o3rl.config.choices import (
+    VLLM,
+    Correction,
+    Objective,
+    OldLogprobs,
+    Placement,
+    Publish,
+    Transfer,
+)
 from o3rl.config.require import all_right, require
 from o3rl.config.schema import (
     ClusterConfig,
@@ -76,13 +84,21 @@ def check_combinations(run: RunConfig) -> None:
         f"at most loop.groups / learning.ranks = {loop.groups // learning.ranks}: "
         "every rank needs a group of each mini-batch",
     )
-    if "wide_clip" not in learning.waive and learning.objective is Objective.gspo:
+    by_sequence = learning.objective in (Objective.gspo, Objective.gspo_token)
+    if "wide_clip" not in learning.waive and by_sequence:
         require(
-            learning.clip_high < 0.1,
+            learning.clip[1] < 0.1,
             "learning.clip_high",
-            learning.clip_high,
+            learning.clip[1],
             "below 0.1 with GSPO (its paper: 4e-4): a sequence ratio hardly ever moves so far, and "
             "nothing would be clipped; learning.waive=[wide_clip] if that is meant",
+        )
+    if learning.objective is Objective.gspo and learning.old_logprobs is OldLogprobs.recomputed:
+        require(
+            learning.correction is not Correction.token,
+            "learning.correction",
+            str(learning.correction),
+            "sequence or none with gspo, whose loss has no terms of tokens; gspo_token has",
         )
     if "ratio_one" not in learning.waive and learning.old_logprobs is OldLogprobs.recomputed:
         require(
@@ -94,11 +110,11 @@ def check_combinations(run: RunConfig) -> None:
         )
     if "truncated_sampling" not in learning.waive:
         require(
-            sampling.top_p == 1 and sampling.temperature == 1,
-            "sampling.top_p, sampling.temperature",
-            (sampling.top_p, sampling.temperature),
-            "1 and 1: else samples come from another distribution than π_old, whatever "
-            "learning.old_logprobs is: both records of it are of the whole distribution at T = 1; "
+            sampling.top_p == 1,
+            "sampling.top_p",
+            sampling.top_p,
+            "1: else samples come from another distribution than π_old, whatever "
+            "learning.old_logprobs is: both records of it are of the whole distribution; "
             "learning.waive=[truncated_sampling] if that is meant",
         )
     require(

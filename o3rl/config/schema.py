@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from o3rl.config.bounds import Section, bound
 from o3rl.config.choices import (
     VLLM,
+    Advantages,
+    Aggregation,
+    Correction,
     FrameReader,
     Objective,
     OldLogprobs,
@@ -100,7 +103,7 @@ class FramesConfig(Section):
 
 @dataclass
 class SamplingConfig(Section):
-    """How rollouts are sampled. T = 1 without truncation: the learner's distribution exactly."""
+    """How rollouts are sampled. Without truncation: the learner's distribution, at any T."""
 
     group_size: int = bound(8, least=2, why="else advantages are all zero")  # completions a prompt
     temperature: float = bound(1.0, above=0)  # of sampling
@@ -143,7 +146,14 @@ class RewardsConfig(Section):
             )
 
 
-WAIVABLE = {"wide_clip", "ratio_one", "truncated_sampling"}
+CLIPS = {  # below and above 1, where `learning.clip_low` and `clip_high` are null
+    Objective.gspo: (3e-4, 4e-4),
+    Objective.gspo_token: (3e-4, 4e-4),
+    Objective.grpo: (0.2, 0.2),
+    Objective.cispo: (1.0, 4.0),  # no bound below; above as ScaleRL's
+}
+MOST_CISPO = 10.0
+WAIVABLE = {"clip_noise", "wide_clip", "ratio_one", "truncated_sampling"}
 
 
 @dataclass
@@ -151,18 +161,24 @@ class LearningConfig(Section):
     """The update: objective, clip, optimiser, how a batch is cut, how its ranks share it."""
 
     objective: Objective = Objective.gspo  # see docs/objectives.md
-    clip_low: float = bound(3e-4, above=0, below=1)  # 1 − this: the least ratio
-    clip_high: float = bound(4e-4, above=0, below=1)  # 1 + this: the largest
+    clip_low: float | None = None  # 1 − this: the least ratio; null: as the objective has it
+    clip_high: float | None = None  # 1 + this: the largest; null: as the objective has it
+    aggregation: Aggregation = Aggregation.sequence_mean  # of losses of tokens and sequences
     waive: list[str] = field(default_factory=list)  # rules of WAIVABLE broken on purpose
     # Β of the k3 penalty to the starting model; 0: no reference model is kept.
     kl: float = bound(0.0, least=0, zero="off")
     old_logprobs: OldLogprobs = OldLogprobs.sampler  # whose record of π_old
+    correction: Correction = Correction.sequence  # of a recomputed π_old, to the sampler's
     mini_batches: int = bound(4, least=1)  # updates a batch
     rate: float = bound(1e-6, above=0)  # at its highest
     schedule: Schedule = Schedule.cosine  # of the rate over a run
     warmup: int = bound(0, least=0)  # batches
-    weight_decay: float = bound(0.01, least=0)  # of matrices, by AdamW
+    weight_decay: float = bound(0.01, least=0)  # of matrices, by AdamW; norms and biases have none
+    beta1: float = bound(0.9, least=0, below=1)  # AdamW's
+    beta2: float = bound(0.999, least=0, below=1)  # AdamW's
+    eps: float = bound(1e-8, above=0)  # AdamW's
     max_grad_norm: float = bound(1.0, above=0)  # larger gradients are scaled down to it
+    max_skipped: int = bound(8, least=1)  # steps in a row without a finite gradient: the end
     ranks: int = bound(1, least=1)  # processes that learn together
     zero: int = bound(2, among=(2, 3))  # stage of ZeRO
     optimizer_offload: bool = False  # AdamW and its states on the host
@@ -176,8 +192,19 @@ class LearningConfig(Section):
 
     def check(self) -> None:
         """See `Section.check`."""
+        cuts = self.objective is Objective.cispo  # weights: 1 below is no bound
+        rule = f"in (0, {MOST_CISPO:g}] or null" if cuts else "in (0, 1) or null"
+        for name, value in (("clip_low", self.clip_low), ("clip_high", self.clip_high)):
+            right = value is None or (0 < value <= MOST_CISPO if cuts else 0 < value < 1)
+            require(right, f"learning.{name}", value, rule)
         unknown = sorted(set(self.waive) - WAIVABLE)
         require(not unknown, "learning.waive", unknown, f"of {sorted(WAIVABLE)}")
+
+    @property
+    def clip(self) -> tuple[float, float]:
+        """How far below and above 1 a ratio counts."""
+        low, high = CLIPS[self.objective]
+        return self.clip_low or low, self.clip_high or high
 
 
 @dataclass
@@ -230,6 +257,7 @@ class LoopConfig(Section):
     steps: int = bound(0, least=0, zero="by epochs")  # 0: as many as `epochs` need
     epochs: int = bound(1, least=1)  # over the rows, where steps is 0
     min_group: int = bound(2, least=2, why="one has no spread")  # surviving siblings a group needs
+    advantages: Advantages = Advantages.scaled  # from a group's rewards
     max_attempts: int = bound(3, least=1)  # per prompt, before it is set aside and reported
     # Versions; 0: synchronous, and reproducible.
     max_staleness: int = bound(1, least=0, most=16, zero="synchronous")

@@ -193,7 +193,9 @@ class Dispatcher:
         if failure := self._refused(group, started):
             return failure
         self.scoring.sampled()
-        return scored(group, await self._scorers.score(group), self._settings.min_group)
+        settings = self._settings
+        rewards = await self._scorers.score(group)
+        return scored(group, rewards, settings.min_group, settings.advantages)
 
     def _refused(self, group: Group, started: Version) -> Failure | None:
         """A Failure for tokens of other weights than served since it started, or are to serve."""

@@ -6,13 +6,18 @@ import pytest
 import torch
 
 from learners.rank.losses import (
+    aggregated,
+    cispo_loss,
     grpo_loss,
     gspo_loss,
+    gspo_token_loss,
     importance_factor,
     k3,
     mean_over_tokens,
     sequence_log_ratio,
+    token_importance_factor,
 )
+from o3rl.config import Aggregation
 
 MASK_BT = torch.tensor([[True, True, False], [True, True, True]])
 
@@ -102,7 +107,62 @@ def test_gspo_and_its_gradient_equal_the_plain_reference():
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-12, atol=1e-15)
 
 
-@pytest.mark.parametrize("loss", [gspo_loss, grpo_loss])
+def test_gspo_token_is_gspo_in_value_and_gradient():
+    torch.manual_seed(1)
+    mask = torch.arange(6) < torch.tensor([6, 3, 1, 5])[:, None]
+    old = -torch.rand(4, 6, dtype=torch.float64)
+    new = (old + 0.1 * torch.randn(4, 6, dtype=torch.float64)).requires_grad_()
+    given = {"mask_BT": mask, "advantage_B": torch.tensor([1.0, -1.0, 2.0, -0.5]).double()}
+    one = gspo_loss(new, old, clip=(0.03, 0.04), **given)
+    other = gspo_token_loss(new, old, clip=(0.03, 0.04), **given)
+    assert 0 < one.clipped_B.mean() < 1
+    torch.testing.assert_close(other.losses_B, one.losses_B)
+    torch.testing.assert_close(other.clipped_B, one.clipped_B)
+    gradients = [torch.autograd.grad(x.losses_B.sum(), new)[0] for x in (one, other)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_cispo_by_hand():
+    # Ratios 8, cut at 5, and ½: weights; losses −(5·ln 8 + ½·ln ½)/2·A, gradients −5/2·A, −¼·A.
+    new = torch.tensor([[math.log(8.0), math.log(0.5), 9.0]], requires_grad=True)
+    terms = cispo_loss(
+        new,
+        torch.zeros(1, 3),
+        mask_BT=torch.tensor([[True, True, False]]),
+        advantage_B=torch.tensor([2.0]),
+        clip=(1.0, 4.0),
+    )
+    assert terms.losses_B.item() == pytest.approx(-(5 * math.log(8) + 0.5 * math.log(0.5)))
+    assert terms.clipped_B.item() == 0.5
+    terms.losses_B.sum().backward()
+    assert new.grad is not None
+    assert new.grad[0].tolist() == pytest.approx([-5.0, -0.5, 0.0])
+
+
+def test_a_factor_weighs_tokens():
+    # Ratios 1 and 1, A = 1, factors 2 and ½: (2 + ½)/2 by all that have terms of tokens; CISPO's
+    # log π_θ are −1 and −3: (2·1 + ½·3)/2.
+    new = torch.tensor([[-1.0, -3.0, 0.0]])
+    given = {"mask_BT": torch.tensor([[True, True, False]]), "advantage_B": torch.ones(1)}
+    given |= {"clip": (0.2, 0.2), "factor_BT": torch.tensor([[2.0, 0.5, 1.0]])}
+    for loss in (gspo_token_loss, grpo_loss):
+        assert loss(new, new, **given).losses_B.item() == pytest.approx(-1.25)
+    assert cispo_loss(new, new, **given).losses_B.item() == pytest.approx(1.75)
+
+
+def test_sums_by_hand():
+    # Means 3 over 2 tokens and 1 over 3; a completion has at most 6.
+    losses, tokens = torch.tensor([3.0, 1.0]), 6
+    expected = {
+        Aggregation.sequence_mean: [3.0, 1.0],
+        Aggregation.token_mean: [6.0, 3.0],
+        Aggregation.constant_length: [1.0, 0.5],
+    }
+    for aggregation, parts in expected.items():
+        assert aggregated(losses, MASK_BT, aggregation, longest=tokens).tolist() == parts
+
+
+@pytest.mark.parametrize("loss", [gspo_loss, gspo_token_loss, grpo_loss])
 def test_untouched_policy_has_ratio_one(loss):
     old = -torch.rand(2, 3)
     found = loss(
@@ -143,6 +203,14 @@ def test_importance_factor_is_cut_and_detached():
     factor = importance_factor(recomputed, torch.zeros(2, 3), mask_BT=MASK_BT)
     # e^1 is cut at 2; (0.1 + 0.2 + 0.3)/3 = 0.2.
     assert factor.tolist() == pytest.approx([2.0, math.exp(0.2)])
+    assert not factor.requires_grad
+
+
+def test_importance_of_tokens_is_cut_each_by_itself_and_detached():
+    recomputed = torch.tensor([[1.0, -1.0, 7.0], [0.0, 0.1, 0.2]], requires_grad=True)
+    factor = token_importance_factor(recomputed, torch.zeros(2, 3), mask_BT=MASK_BT)
+    expected = [[2.0, math.exp(-1), 1.0], [1.0, math.exp(0.1), math.exp(0.2)]]
+    torch.testing.assert_close(factor, torch.tensor(expected))
     assert not factor.requires_grad
 
 

@@ -9,7 +9,7 @@ from learners.model.packing import Pack, PromptInputs, Segment, pack
 from learners.rank.policy_loss import engine_noise, policy_loss
 from learners.rank.training_rows import TrainingRow
 from learners.rank.update_metrics import UpdateMetrics, summarise_ranks
-from o3rl.config import LearningConfig, Objective, OldLogprobs
+from o3rl.config import Aggregation, Correction, LearningConfig, Objective, OldLogprobs
 
 LN2, LN4 = math.log(2.0), math.log(4.0)
 CLIP = {"clip_low": 0.2, "clip_high": 0.2}
@@ -74,6 +74,31 @@ def test_kl_and_the_factor_of_recomputed_values():
     assert loss.statistics["factor"].tolist() == pytest.approx([1.0, 1.0, 1.5])
     assert loss.statistics["kl"].tolist() == pytest.approx([0.318147, 0.0, 0.0], abs=1e-6)
     assert loss.losses_S.tolist() == pytest.approx([-1.2 + 0.0318147, 1.0, -3.0])
+
+
+def test_recomputed_values_can_be_weighed_by_token_or_not_at_all():
+    # Second row: π_old/π_sampler is 4, cut at 2, and 1, 1; ratios 2/4, 1 and ½, all left as they
+    # are by A = 3 (below 1 the smaller term stays): (2·½ + 1 + ½)/3·3 = 2.5; 2 without weights.
+    rows_B = rows(old_G=(torch.tensor([LN4, 0.0, 0.0]),))
+    new_ST = NEW_ST
+    fields = {"objective": Objective.grpo, "old_logprobs": OldLogprobs.recomputed, **CLIP}
+    by_token = LearningConfig(correction=Correction.token, **fields)
+    loss = policy_loss(rows_B, packed(rows_B), new_ST, by_token)
+    assert loss.losses_S.tolist() == pytest.approx([-1.1, 1.0, -2.5])
+    assert loss.statistics["factor"].tolist() == pytest.approx([1.0, 1.0, 4 / 3])
+    plain = LearningConfig(correction=Correction.none, **fields)
+    loss = policy_loss(rows_B, packed(rows_B), new_ST, plain)
+    assert loss.losses_S.tolist() == pytest.approx([-1.1, 1.0, -2.0])
+    assert "factor" not in loss.statistics
+
+
+def test_the_sum_that_is_asked_for():
+    # GSPO's −1.2, 1 and −3, of 2, 1 and 3 tokens; at most 4.
+    rows_B = rows()
+    learning = LearningConfig(aggregation=Aggregation.constant_length, **CLIP)
+    loss = policy_loss(rows_B, packed(rows_B), NEW_ST, learning, longest=4)
+    assert loss.losses_S.tolist() == pytest.approx([-0.6, 0.25, -2.25])
+    assert loss.statistics["loss"].tolist() == pytest.approx([-1.2, 1.0, -3.0])
 
 
 def test_the_graph_leads_to_the_log_probabilities_and_nowhere_else():

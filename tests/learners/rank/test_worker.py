@@ -18,8 +18,8 @@ from transformers import (
 
 from learners.model.policy import load_policy, load_processor
 from learners.rank.inputs import Reader
-from learners.rank.worker import RankWorker
-from o3rl.config import ModelConfig, Objective, OldLogprobs, Publish
+from learners.rank.worker import GradientsNotFinite, RankWorker
+from o3rl.config import Aggregation, ModelConfig, Objective, OldLogprobs, Publish
 from o3rl.types import Version
 from o3rl.weights.buckets import unpack
 from o3rl.weights.versions import MemoryWeights
@@ -83,7 +83,13 @@ def test_a_step_is_a_plain_adamw_step(zero, offload, settings, model, groups, fe
     before = {name: p.detach().clone() for name, p in policy.named_parameters()}
     loss = plain_gspo(policy, groups, reader, fetch, clip=0.05)
     loss.backward()
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-3, weight_decay=0.1)
+    matrices = [p for p in policy.parameters() if p.ndim > 1]
+    norms_and_biases = [p for p in policy.parameters() if p.ndim == 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices}, {"params": norms_and_biases, "weight_decay": 0.0}],
+        lr=1e-3,
+        weight_decay=0.1,
+    )
     norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
     optimizer.step()
     assert metrics["loss"] == pytest.approx(loss.item(), abs=1e-6)
@@ -241,8 +247,24 @@ def test_kl_to_the_starting_model_is_zero_at_first_and_then_grows(
     assert second["kl"] > 1e-6
 
 
-def test_grpo_trains_too(settings, groups, fetch):
-    worker = RankWorker(settings(objective=Objective.grpo), fetch)
+def test_token_mean_divides_by_the_tokens_of_all_passes(settings, groups, fetch):
+    # Untouched weights: ratio 1, so the gradient is that of −Σ A·log π_θ over the tokens.
+    fields = {"mini_batches": 1, "objective": Objective.grpo, "max_grad_norm": 1e9}
+    mean = RankWorker(settings(**fields), fetch).update([groups])
+    by_token = RankWorker(settings(aggregation=Aggregation.token_mean, **fields), fetch)
+    limit = max(len(scored.group.prompt_tokens_T) for scored in groups) + 11
+    cut = RankWorker(
+        settings(aggregation=Aggregation.token_mean, tokens_per_pass=limit, **fields), fetch
+    )
+    whole, parts = by_token.update([groups]), cut.update([groups])
+    assert parts["learner/passes"] > 3
+    assert parts["gradient/norm"] == pytest.approx(whole["gradient/norm"], rel=1e-4)
+    assert whole["gradient/norm"] != pytest.approx(mean["gradient/norm"], rel=1e-2)
+
+
+@pytest.mark.parametrize("objective", [Objective.grpo, Objective.gspo_token, Objective.cispo])
+def test_other_objectives_train_too(objective, settings, groups, fetch):
+    worker = RankWorker(settings(objective=objective), fetch)
     metrics = worker.update([groups[:3], groups[3:]], version=NOW)
     assert metrics["learner/steps"] == 2
     assert 0 < metrics["ratio/outside"] < 1
@@ -266,6 +288,16 @@ def test_a_gradient_that_is_not_finite_skips_the_step(
     fresh = RankWorker(chosen, fetch)
     fresh.update([groups[:3], groups[3:]])
     assert_same(weights_of(worker), weights_of(fresh))
+
+
+def test_gradients_that_stay_not_finite_end_the_run_and_name_their_group(settings, groups, fetch):
+    bad = replace(groups[1], advantages_G=(math.nan,) * len(groups[1].advantages_G))
+    worker = RankWorker(settings(max_skipped=3), fetch)
+    worker.update([[groups[0], bad], [groups[2]]])  # one step in between is finite
+    worker.update([[groups[0], bad], [bad]])
+    said = r"3 steps in a row was not finite, the last one's made by group 1 \(row row-1\);"
+    with pytest.raises(GradientsNotFinite, match=said):
+        worker.update([[groups[0], bad, groups[2]]])
 
 
 @pytest.mark.parametrize("zero", [2, 3])
@@ -459,3 +491,12 @@ def test_nothing_to_train_is_refused():
     frozen = torch.nn.Linear(2, 2).requires_grad_(False)
     with pytest.raises(ValueError, match="nothing to train"):
         build_engine(frozen, None, optimisation=None, bfloat16=False)
+
+
+def test_norms_and_biases_do_not_decay():
+    from learners.rank.deepspeed_engine import decay_groups
+
+    module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.LayerNorm(2))
+    groups = decay_groups(list(module.parameters()), 0.1)
+    assert [(len(g["params"]), g["weight_decay"]) for g in groups] == [(1, 0.1), (3, 0.0)]
+    assert len(decay_groups([module[0].weight], 0.1)) == 1

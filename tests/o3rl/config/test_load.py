@@ -99,7 +99,7 @@ TYPES = {
     "loop.steps=[1": ("'loop.steps=[1'", "no YAML"),
     "loop.steps=${": ("loop.steps", "'${'"),
     "learning.rate=fast": ("learning.rate", "'fast'", "Float"),
-    "learning.objective=ppo": ("learning.objective", "'ppo'", "gspo, grpo"),
+    "learning.objective=ppo": ("learning.objective", "'ppo'", "gspo, gspo_token, grpo, cispo"),
     "learning.schedule=step": ("learning.schedule", "'step'", "constant, linear, cosine"),
     "rewards.profile=mine": ("rewards.profile", "'mine'", "paper, released, strict"),
     "model.freeze_vision=maybe": ("model.freeze_vision", "'maybe'", "bool"),
@@ -137,6 +137,10 @@ RANGES = {
     "rewards.custom.mine=:f": ("rewards.custom.mine is ':f'", "module:function"),
     "learning.clip_low=0": ("learning.clip_low is 0", "(0, 1)"),
     "learning.clip_high=1": ("learning.clip_high is 1", "(0, 1)"),
+    "learning.clip_high=11 learning.objective=cispo": ("learning.clip_high is 11", "(0, 10]"),
+    "learning.beta2=1": ("learning.beta2 is 1", "[0, 1)"),
+    "learning.eps=0": ("learning.eps is 0", "more than 0"),
+    "learning.max_skipped=0": ("learning.max_skipped is 0", "1 or more"),
     "learning.zero=1": ("learning.zero is 1", "2 or 3"),
     "learning.rate=-1": ("learning.rate is -1", "more than 0"),
     "learning.rate=.inf": ("learning.rate is inf", "finite"),
@@ -159,8 +163,8 @@ COMBINATIONS = {
     "loop.groups=65": ("loop.groups is 65", "multiple of learning.mini_batches (4)"),
     "learning.ranks=32": ("learning.mini_batches is 4", "learning.ranks = 2"),
     "learning.clip_high=0.5": ("learning.clip_high is 0.5", "below 0.1", "wide_clip"),
-    "sampling.top_p=0.95": ("sampling.top_p", "(0.95, 1.0)", "truncated_sampling"),
-    "sampling.temperature=0.7": ("sampling.temperature", "(1.0, 0.7)", "truncated_sampling"),
+    "sampling.top_p=0.95": ("sampling.top_p", "is 0.95", "truncated_sampling"),
+    "sampling.top_p=0.9": ("sampling.top_p is 0.9", "truncated_sampling"),
     "sampling.top_p=0.95 learning.old_logprobs=recomputed": (
         "sampling.top_p",
         "another distribution than π_old",
@@ -271,11 +275,8 @@ def test_a_missing_file_names_the_way_out(tmp_path):
         ["learning.clip_high=0.5", "learning.waive=[wide_clip]"],
         ["learning.clip_high=0.2", "learning.objective=grpo"],
         ["sampling.top_p=0.95", "learning.waive=[truncated_sampling]"],
-        [
-            "sampling.temperature=0.7",
-            "learning.old_logprobs=recomputed",
-            "learning.waive=[truncated_sampling]",
-        ],
+        ["sampling.temperature=0.7"],
+        ["sampling.temperature=1.2", "learning.old_logprobs=recomputed"],
         [
             "learning.mini_batches=1",
             "learning.old_logprobs=recomputed",
@@ -296,14 +297,28 @@ def test_nothing_behind_the_equals_sign_is_an_empty_text():
         load(None, ["loop.steps="])
 
 
+@pytest.mark.parametrize(
+    ("overrides", "clip"),
+    [
+        ([], (3e-4, 4e-4)),
+        (["learning.objective=grpo"], (0.2, 0.2)),  # not the window of GSPO
+        (["learning.objective=grpo", "learning.clip_high=0.28"], (0.2, 0.28)),
+        (["learning.objective=cispo"], (1.0, 4.0)),
+        (["learning.objective=gspo_token", "learning.clip_low=1e-3"], (1e-3, 4e-4)),
+    ],
+)
+def test_the_clip_window_is_the_objectives_own(overrides, clip):
+    assert load(None, overrides).learning.clip == clip
+
+
 def test_the_published_recipes():
     folder = CONFIGS[0].parent
     ours, released = (
         load(folder / f"qwen2_5_vl_7b_8gpu{suffix}.yaml") for suffix in ("", "_released")
     )
     assert (ours.loop.groups, ours.sampling.group_size, ours.learning.mini_batches) == (64, 8, 4)
-    assert (ours.learning.clip_low, ours.learning.clip_high) == (3e-4, 4e-4)
-    assert ours.learning.old_logprobs is OldLogprobs.sampler
+    assert ours.learning.clip == (3e-4, 4e-4)
+    assert ours.learning.old_logprobs is OldLogprobs.recomputed
     assert (released.loop.groups, released.sampling.group_size) == (8, 4)
     assert (released.learning.kl, released.sampling.top_p) == (0.04, 0.95)
     assert released.rewards.profile is Profile.released

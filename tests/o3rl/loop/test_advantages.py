@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from o3rl.config import Advantages
 from o3rl.loop.advantages import group_advantages
 
 
@@ -19,6 +20,18 @@ def test_one_right_of_four():
     assert group_advantages([0, 0, 1, 0]) == pytest.approx(
         (-0.49990002, -0.49990002, 1.49970006, -0.49990002), abs=1e-8
     )
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        (Advantages.mean_only, (-0.25, -0.25, 0.75, -0.25)),
+        (Advantages.leave_one_out, (-1 / 3, -1 / 3, 1.0, -1 / 3)),  # the others' mean: 1/3, or 0
+    ],
+)
+def test_other_forms(form, expected):
+    assert group_advantages([0, 0, 1, 0], form) == pytest.approx(expected)
+    assert group_advantages([2, 2], form) == (0.0, 0.0)
 
 
 def test_no_spread_teaches_nothing():
