@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 TAG = "engine"
 LAYOUT = "layout.json"
+GROUPS = "parameter_groups"  # of the optimiser; a state without it is of one
 MOST_WORKERS = 8  # processes that cut a state anew
 
 
@@ -44,7 +45,7 @@ def load_state(engine: Any, folder: Path, *, seconds: float) -> int:
 
     A state of as many ranks is loaded bit for bit, random state too; that of another number is cut
     anew. Raises FileNotFoundError where there is no state, ValueError where it is of another ZeRO
-    stage or cannot be cut anew.
+    stage, of an optimiser with other groups of parameters, or cannot be cut anew.
     """
     path = folder / LAYOUT
     if not path.is_file():
@@ -55,6 +56,12 @@ def load_state(engine: Any, folder: Path, *, seconds: float) -> int:
         raise ValueError(
             f"{folder} was saved with learning.zero={layout['learning.zero']}, this run has "
             f"{ours['learning.zero']}; use the same, or start anew from its Hugging Face export"
+        )
+    if (saved := layout.get(GROUPS, 1)) != ours[GROUPS]:
+        raise ValueError(
+            f"{folder} was saved with {saved} groups of parameters in the optimiser, this run has "
+            f"{ours[GROUPS]} (matrices with weight decay, norms and biases without): its moments "
+            "belong to other parameters; start anew from its Hugging Face export"
         )
     if layout["learning.ranks"] == ours["learning.ranks"]:
         engine.load_checkpoint(str(folder), tag=TAG)
@@ -124,4 +131,5 @@ def _layout(engine: Any) -> dict[str, int]:
     return {
         "learning.ranks": dist.get_world_size(),
         "learning.zero": engine.zero_optimization_stage(),
+        GROUPS: len(engine.optimizer.param_groups),
     }

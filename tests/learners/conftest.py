@@ -34,6 +34,8 @@ from o3rl.types import (
     Version,
 )
 
+torch.set_num_threads(1)  # nothing here is large enough for two; they would wait for each other
+
 VIDEOS = 6
 WORDS = ["When is the red green blue square seen? From to Frame at The video is in total seconds"]
 

@@ -188,6 +188,13 @@ def test_what_cannot_be_restored_is_named(settings, fetch, tmp_path):
     with pytest.raises(ValueError, match=r"saved with learning.zero=2, this run has 3"):
         other.restore(tmp_path / "state")
     layout = tmp_path / "state" / "layout.json"
+    current = layout.read_text()
+    layout.write_text(current.replace(', "parameter_groups": 2', ""))  # as of before there were two
+    with pytest.raises(
+        ValueError, match=r"with 1 groups of parameters in the optimiser, this run has 2 "
+    ):
+        RankWorker(settings(zero=2), fetch).restore(tmp_path / "state")
+    layout.write_text(current)
     layout.write_text(layout.read_text().replace('"learning.ranks": 1', '"learning.ranks": 2'))
     for part in (tmp_path / "state").rglob("*optim_states.pt"):
         part.unlink()
