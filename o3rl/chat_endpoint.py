@@ -167,12 +167,14 @@ class OpenEndpoint:
         for attempt in range(settings.attempts):
             wait = min(2.0**attempt, settings.longest_wait)
             try:
-                response = await self.client.post(url, json=asked)
+                async with asyncio.timeout(settings.seconds):  # httpx bounds each part of it alone
+                    response = await self.client.post(url, json=asked)
             except httpx.InvalidURL as error:
                 words = f"the {settings.name}'s address {url} is none: {error}"
                 raise EndpointRefused(words) from error
-            except httpx.HTTPError as error:
-                reason = "time-out" if isinstance(error, httpx.TimeoutException) else "connection"
+            except (httpx.HTTPError, TimeoutError) as error:
+                slow = isinstance(error, httpx.TimeoutException | TimeoutError)
+                reason = "time-out" if slow else "connection"
                 words = str(error) or type(error).__name__
             else:
                 if response.status_code == httpx.codes.OK:
@@ -216,8 +218,9 @@ def _reply_of(response: httpx.Response) -> tuple[Reply, str]:
         message, usage = choice["message"], body.get("usage") or {}
         costs = (int(usage.get(key) or 0) for key in ("prompt_tokens", "completion_tokens"))
         text, refusal = message.get("content"), message.get("refusal")
-        reply = Reply(text or "", choice.get("finish_reason") != "length", *costs)
-    except (ValueError, LookupError, TypeError, AttributeError):
+        plain = str(text or "").encode(errors="replace").decode()  # what was cut may be half a sign
+        reply = Reply(plain, choice.get("finish_reason") != "length", *costs)
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         return nothing, "a reply without a text"
     if refusal or choice.get("finish_reason") == "content_filter":
         return reply, "a refusal"

@@ -37,7 +37,7 @@ from o3rl.chat_endpoint import ChatEndpoint, EndpointFailed, EndpointRefused, Me
 from o3rl.config import FramesConfig, require
 from o3rl.data.stgr import Counted, ImportReport, Unearned, count, import_records
 from o3rl.files import write_text
-from o3rl.media.decoder import MediaError
+from o3rl.media.decoder import MediaError, MediaUnready
 from o3rl.text.control_tokens import inert
 
 STAGES = ("annotate", "verify", "agree")
@@ -119,7 +119,7 @@ class Build:
         stopped = ""
         try:
             asyncio.run(self._passes(videos, watch))
-        except (EndpointFailed, EndpointRefused) as error:
+        except (EndpointFailed, EndpointRefused, MediaUnready) as error:
             stopped = str(error)
         records = list(self.records(videos))
         imported = import_records(
@@ -216,7 +216,13 @@ class Build:
             return _yes(said) is True
 
         asked = (is_so(thing, crop) for (_, thing), crop in zip(small, crops, strict=True))
-        answers = iter(await asyncio.gather(*asked))
+        said = await asyncio.gather(
+            *asked, return_exceptions=True
+        )  # each is paid for: none is lost
+        for failed in said:
+            if isinstance(failed, BaseException):
+                raise failed
+        answers = iter(said)
         verdicts = [
             (KEPT if next(answers) else NOT_SO) if each in small else TOO_LARGE for each in evidence
         ]
@@ -292,9 +298,9 @@ class Build:
             for outcome in stage.dropped(items):
                 count(report.dropped, outcome.reason, outcome.example)
             stages[name], items = report, after
-        for outcome in self.passes["verify"].outcomes.values():
-            for box in outcome.record.get("boxes", ()):
-                boxes[box["verdict"]] = boxes.get(box["verdict"], 0) + 1
+        judged = [self.passes["verify"].outcomes.get(item["id"]) for item in videos]
+        for box in (box for each in judged if each for box in each.record.get("boxes", ())):
+            boxes[box["verdict"]] = boxes.get(box["verdict"], 0) + 1
         return BuildReport(len(videos), stages, boxes, self.ledger.totals(), imported, stopped)
 
 

@@ -78,7 +78,7 @@ class StagePass:
         `patience` failures in a row; what was done is kept.
         """
         waiting = self._waiting(items, advance)
-        failures = 0
+        failures, ended = 0, list[Exception]()
 
         async def worker() -> None:
             nonlocal failures
@@ -88,18 +88,22 @@ class StagePass:
                 except (EndpointFailed, EndpointRefused, MediaUnready) as error:
                     failures += 1
                     count(self.left, _short(error), f"{item['id']}: {error}")
-                    if failures >= patience or getattr(error, "status", 0) in UNUSABLE:
-                        raise
                     advance(LEFT)
+                    if failures >= patience or getattr(error, "status", 0) in UNUSABLE:
+                        ended.append(error)
                 else:
                     failures = 0
                     self._add(outcome)
                     advance(outcome.reason)
+                if ended:  # the others finish what is paid for
+                    return
 
         try:
             await gather_first_error(worker() for _ in range(at_once))
         finally:
             self._flush()
+        if ended:
+            raise ended[0]
 
     def kept(self, items: Iterable[Record]) -> Iterator[Record]:
         """The records that go on, in the order of `items`."""

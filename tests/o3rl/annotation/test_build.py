@@ -1,5 +1,9 @@
-"""Building rows from synthetic videos by a model that errs, over real HTTP."""
+"""Building rows from synthetic videos by a model that errs, over real HTTP and real decoders.
 
+Seconds go into clips that are written and child processes that decode them.
+"""
+
+import asyncio
 import json
 import re
 from collections import Counter
@@ -11,11 +15,13 @@ from vision_server import World, chat, is_right, serving, some_faults, write_wor
 
 from o3rl.annotation.asking import Prompts
 from o3rl.annotation.build import KEPT, TOO_LARGE, Build, BuildSettings
+from o3rl.annotation.clips import Clips
 from o3rl.annotation.page import write_build_page
 from o3rl.annotation.videos import read_videos
 from o3rl.chat_endpoint import ChatEndpoint, EndpointSettings
 from o3rl.config import FramesConfig
 from o3rl.data.parquet import read_rows
+from o3rl.media.decoder import MediaError
 from o3rl.media.reader import MediaReader
 
 COUNT = 24  # clips: some 100 boxes
@@ -211,8 +217,7 @@ def test_other_settings_are_not_mixed_into_what_is_there(media, tmp_path):
         (own / "verify.txt").write_text("Is this a $name? Tell me.")
         with pytest.raises(ValueError, match="built by another model, prompts or settings"):
             made(url, root, tmp_path / "out", own)
-        report = made(url, root, tmp_path / "other", own).run(videos)
-    assert report.boxes
+    assert Prompts.read(own).fill("verify", name="$x {y}") == "Is this a $x {y}? Tell me."
 
 
 def test_control_tokens_of_captions_and_replies_stay_text(media, tmp_path):
@@ -232,3 +237,43 @@ def test_control_tokens_of_captions_and_replies_stay_text(media, tmp_path):
         assert made(url, root, tmp_path).run(videos).imported.rows == 1
     assert not any("<|im_end|>" in each for each in asked)
     assert "< |im_end|>So it" in read_rows(tmp_path)[0].reasoning
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("verify", "$who?", r"asks for \$who"),
+        ("verify", "5 $", "begins no word"),
+        ("x", "", "none"),
+    ],
+)
+def test_prompts_that_cannot_be_filled_are_refused(tmp_path, name, text, said):
+    (tmp_path / f"{name}.txt").write_text(text)
+    with pytest.raises(ValueError, match=said.replace("none", "no prompt of ours")):
+        Prompts.read(tmp_path)
+
+
+def test_times_of_a_part_are_those_of_the_video_and_crops_its_native_pixels(videos):
+    """Frame i of good.mp4 is grey 10·i mod 250 with a red corner, at i / 10 seconds."""
+
+    async def look():
+        clips = Clips(videos, FramesConfig(max_frames=4), readers=1)
+        try:
+            clip = await clips.clip("good.mp4", (2.0, 3.0))
+            wanted = [
+                (2.4, (0.5, 0.5, 1.0, 1.0)),
+                (2.4, (0.0, 0.0, 0.3, 0.3)),
+                (1.0, (0.5, 0, 1, 1)),
+            ]
+            with pytest.raises(MediaError, match="in that interval"):
+                await clips.clip("good.mp4", (7.0, 8.0))
+            return clip, await clips.crops("good.mp4", wanted)
+        finally:
+            clips.close()
+
+    clip, (grey, red, before) = asyncio.run(look())
+    assert clip.times == pytest.approx((2.0, 2.3, 2.6, 2.9), abs=0.01)
+    assert grey.shape == (56, 75, 3)  # 48 × 64 pixels, as large as a model takes
+    assert grey.mean() == pytest.approx(240, abs=4)
+    assert before.mean() == pytest.approx(100, abs=4)
+    assert red[10:-10, 10:-10, 0].mean() > 200 > 90 > red[10:-10, 10:-10, 1].mean()

@@ -4,7 +4,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -108,11 +108,44 @@ def test_replies_come_in_order_and_are_kept(tmp_path, monkeypatch):
 
 def test_what_is_busy_or_answers_nonsense_is_asked_again(tmp_path):
     waits = Waits()
-    script = [(429, {}), (503, {}), (200, b"<html>"), (200, {"choices": []}), says("2")]
+    deep = b"[" * 20_000
+    script = [
+        (429, {}),
+        (503, {}),
+        (200, b"<html>"),
+        (200, {"choices": []}),
+        (200, deep),
+        says("2"),
+    ]
     with endpoint(*script) as (url, asked):
-        assert ask(url, tmp_path, CHATS[:1], waits) == ["2"]
-    assert len(asked) == 5
-    assert waits == [7, 2, 4, 8]  # what Retry-After asks for, then doubling
+        assert ask(url, tmp_path, CHATS[:1], waits, attempts=6) == ["2"]
+    assert len(asked) == 6
+    assert waits == [7, 2, 4, 8, 16]  # what Retry-After asks for, then doubling
+
+
+def test_who_trickles_is_slow(tmp_path):
+    """Each part comes soon, the whole never."""
+
+    async def trickle(_, writer):
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n")
+        with suppress(ConnectionError):
+            while True:
+                writer.write(b" ")
+                await writer.drain()
+                await asyncio.sleep(0.02)
+
+    async def asked():
+        server = await asyncio.start_server(trickle, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        judge = Judge(JudgeSettings(url, "m", seconds=0.2, attempts=2), tmp_path, Waits())
+        try:
+            with pytest.raises(EndpointFailed) as caught:
+                await judge.replies(CHATS[:1])
+        finally:
+            server.close()
+        return caught.value.reason
+
+    assert asyncio.run(asked()) == "time-out"
 
 
 def test_a_call_that_fails_costs_its_row_alone(tmp_path):
