@@ -69,13 +69,14 @@ async def answer(config: RunConfig, row: Row, folder: Path, *, convention: BoxCo
     """A page entry with the answer, or a Failure; in a started Ray session."""
     from cluster.services.wiring import services
     from o3rl.evaluation.evidence import Entry
+    from o3rl.loop.prompt_source import prepared
 
     async with services(config, folder) as start:
         media = start.media()
-        prepared = await media.prepare(row, training=False)
-        if isinstance(prepared, Failure):
-            return prepared
-        plan, key = prepared
+        found = await prepared(media, row, training=False, attempts=config.loop.max_attempts)
+        if isinstance(found, Failure):
+            return found
+        plan, key = found
         pool = start.rollouts(media.media, None)
         await pool.fleet.start()
         await pool.weights.adopt(Version(0, 0))

@@ -18,6 +18,7 @@ from cluster.services.media import AsyncMedia
 from cluster.services.wiring import services
 from learners.rank.settings import Optimisation
 from o3rl.config import RunConfig
+from o3rl.loop.prompt_source import prepared
 from o3rl.loop.step_metrics import batch_metrics, timed
 from o3rl.persistence.batch_log import read_batch, recorded_steps
 from o3rl.types import ScoredGroup, Version
@@ -49,7 +50,7 @@ async def replay(config: RunConfig, recorded: Path) -> Trained:
                 groups = read_batch(recorded, step)
                 metrics: dict[str, float] = {}
                 with timed("seconds/step", metrics):
-                    await _decode(media, groups)
+                    await _decode(media, groups, attempts=config.loop.max_attempts)
                     metrics |= await learner.update(groups)
                 metrics |= batch_metrics(groups, Version(0, step))
                 tracker.log(metrics, step=step)
@@ -61,8 +62,7 @@ async def replay(config: RunConfig, recorded: Path) -> Trained:
     return Trained(model, batches, samples, tokens, perf_counter() - began)
 
 
-async def _decode(media: AsyncMedia, groups: Sequence[ScoredGroup]) -> None:
+async def _decode(media: AsyncMedia, groups: Sequence[ScoredGroup], *, attempts: int) -> None:
     """Have the frames of a batch ready; the learner refuses groups whose frames cannot be had."""
-    await asyncio.gather(
-        *(media.prepare(group.group.prompt.row, training=True) for group in groups)
-    )
+    rows = (group.group.prompt.row for group in groups)
+    await asyncio.gather(*(prepared(media, row, training=True, attempts=attempts) for row in rows))

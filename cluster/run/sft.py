@@ -94,6 +94,7 @@ async def _train(
                 ledger,
                 planned=steps * settings.batch,
                 ahead=settings.batch,
+                attempts=config.loop.max_attempts,
                 unfit=cannot_teach,
             )
             every, keep = settings.checkpoint_every, settings.keep_checkpoints

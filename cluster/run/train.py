@@ -199,6 +199,7 @@ async def _start(
         ledger,
         planned=steps * config.loop.groups,
         ahead=config.loop.groups,
+        attempts=config.loop.max_attempts,
         unfit=longer_than(
             longest_prompt(config.sampling, config.rollouts), side=config.frames.factor
         ),

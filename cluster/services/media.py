@@ -222,37 +222,26 @@ AT_ONCE = 64  # rows in the actor's queue; the limit of a call begins when it jo
 
 
 class AsyncMedia:
-    """Waits in threads of its own, which queued rows cannot take from others.
+    """Waits in threads of its own, which queued rows cannot take from others."""
 
-    What is no fault of the file (a time-out, a full store, a process that does not start) is tried
-    `attempts` times, after `pause` seconds, twice as many the next time.
-    """
-
-    def __init__(self, media: Media, *, attempts: int = 3, pause: float = 1.0):
+    def __init__(self, media: Media):
         self.media = media
-        self._attempts = attempts
-        self._pause = pause
         self._threads = ThreadPoolExecutor(AT_ONCE, "media")
 
     async def prepare(self, row: Row, *, training: bool) -> tuple[FramePlan, str] | Failure:
-        """(plan, key of the frames); a Failure with the reason if the media cannot be read.
+        """(plan, key of the frames); a Failure with the reason and whose fault it is.
 
         The frames are decoded here, so that a file which cannot be read fails before it is sampled.
-        Raises MediaLost where it is not the file's fault.
+        Of the service are a time-out, a full store, a process that does not start. Raises MediaLost
+        where the actor is gone.
         """
         loop = asyncio.get_running_loop()
-        reason = ""
-        for again in reversed(range(self._attempts)):
-            try:
-                return await loop.run_in_executor(self._threads, self._prepare, row, training)
-            except MediaError as error:
-                return Failure(None, None, f"media: {error.reason}", FailureKind.FILE)
-            except TimeoutError as error:
-                reason = str(error)
-            log.warning("%s: %s; tries left: %d", row.media, reason, again)
-            if again:
-                await asyncio.sleep(self._pause * 2 ** (self._attempts - 1 - again))
-        return Failure(None, None, reason, FailureKind.SERVICE)
+        try:
+            return await loop.run_in_executor(self._threads, self._prepare, row, training)
+        except MediaError as error:
+            return Failure(None, None, f"media: {error.reason}", FailureKind.FILE)
+        except TimeoutError as error:
+            return Failure(None, None, str(error), FailureKind.SERVICE)
 
     async def frames(self, key: str) -> np.ndarray:
         """uint8 [F, height, width, 3]."""

@@ -53,7 +53,7 @@ class Services:
             alive_seconds=self._run.cluster.service_seconds,
         )
         self._stack.push_async_callback(asyncio.to_thread, handle.close)
-        return AsyncMedia(handle, attempts=self._run.loop.max_attempts)
+        return AsyncMedia(handle)
 
     def store(self) -> WeightStore:
         """The weight store."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from o3rl.concurrency import gather_first_error
 from o3rl.evaluation.measures import Scored
+from o3rl.loop.prompt_source import prepared
 from o3rl.loop.roles import Answerer, Media, Scorers
 from o3rl.text.truth import only_teaches
 from o3rl.types import Failure, FailureKind, Group, Prompt, Reward, Row
@@ -79,10 +80,10 @@ class Evaluator:
         return answered
 
     async def _one(self, number: int, row: Row, decoding: Decoding) -> Answered:
-        prepared = await self.media.prepare(row, training=False)
-        if isinstance(prepared, Failure):
-            return Answered(row, None, (), prepared.reason)
-        plan, key = prepared
+        found = await prepared(self.media, row, training=False, attempts=ATTEMPTS)
+        if isinstance(found, Failure):
+            return Answered(row, None, (), found.reason)
+        plan, key = found
         prompt = Prompt(number, row, plan, key, progress=1.0)
         group = await self._answer(prompt, decoding)
         if isinstance(group, Failure):

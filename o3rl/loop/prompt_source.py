@@ -2,7 +2,8 @@
 
 The media of the next few rows are read ahead, so that a prompt is ready when there is room for it;
 prompts are handed out in the order of their rows, whichever is read first. A row whose media cannot
-be read, or that is `unfit`, is skipped, counted and entered in the ledger. When two epochs of rows
+be read, or that is `unfit`, is skipped, counted and entered in the ledger; where the fault is the
+service's and not the file's, it is read again first, later each time. When two epochs of rows
 fail one after the other, nothing is left to train on, and that is an error.
 """
 
@@ -21,7 +22,23 @@ from o3rl.types import Failure, FailureKind, FramePlan, Prompt, Row
 
 logger = logging.getLogger(__name__)
 
+PAUSE = 1.0  # seconds before a row is read again, twice as many the next time
+
 Unfit = Callable[[Row, FramePlan], str]  # why a row makes no prompt; empty where it does
+
+
+async def prepared(
+    media: Media, row: Row, *, training: bool, attempts: int, pause: float = PAUSE
+) -> tuple[FramePlan, str] | Failure:
+    """What `Media.prepare` gives, asked up to `attempts` times where a fault is the service's."""
+    for again in range(1, attempts + 1):
+        found = await media.prepare(row, training=training)
+        if not isinstance(found, Failure) or found.kind is not FailureKind.SERVICE:
+            return found
+        logger.warning("%s: %s; tries left: %d", row.media, found.reason, attempts - again)
+        if again < attempts:
+            await asyncio.sleep(pause * 2 ** (again - 1))
+    return found
 
 
 def longer_than(tokens: int, *, side: int) -> Unfit:
@@ -71,7 +88,8 @@ class _Coming:
 
 
 class PromptSource:
-    """Admits the prompts of a run. `planned` prompts are p = 1; `ahead` rows are read early.
+    """Admits the prompts of a run. `planned` prompts are p = 1; `ahead` rows are read early, each
+    up to `attempts` times where the service fails, `pause` seconds later and then twice as many.
 
     A run that goes on from a checkpoint first admits again what was open in it: the same rows under
     the same group numbers, at the same progress.
@@ -86,6 +104,8 @@ class PromptSource:
         *,
         planned: int,
         ahead: int = 0,
+        attempts: int = 1,
+        pause: float = PAUSE,
         unfit: Unfit = lambda _row, _plan: "",
     ):
         if not rows:
@@ -99,6 +119,8 @@ class PromptSource:
         self._ledger = ledger
         self._planned = planned
         self._ahead = ahead
+        self._attempts = attempts
+        self._pause = pause
         self._unfit = unfit
         self._admitted = 0
         self._incarnation = 0
@@ -116,12 +138,12 @@ class PromptSource:
             while self._failed_in_a_row < 2 * len(self._rows):
                 self._read_ahead()
                 coming = self._coming[0]
-                prepared = await coming.media
+                found = await coming.media
                 self._coming.popleft()
-                if not isinstance(prepared, Failure):
+                if not isinstance(found, Failure):
                     self._failed_in_a_row = 0
-                    return self._handed_out(coming, *prepared)
-                reason = prepared.reason
+                    return self._handed_out(coming, *found)
+                reason = found.reason
                 self._failed_in_a_row += 1
                 self._skip(coming, reason)
         raise ValueError(
@@ -180,11 +202,13 @@ class PromptSource:
             self._coming.append(_Coming(row, epoch, media, place, opened))
 
     async def _prepare(self, row: Row) -> tuple[FramePlan, str] | Failure:
-        prepared = await self._media.prepare(row, training=True)
-        if isinstance(prepared, Failure):
-            return prepared
-        reason = self._unfit(row, prepared[0])
-        return Failure(None, None, reason, FailureKind.PROMPT) if reason else prepared
+        found = await prepared(
+            self._media, row, training=True, attempts=self._attempts, pause=self._pause
+        )
+        if isinstance(found, Failure):
+            return found
+        reason = self._unfit(row, found[0])
+        return Failure(None, None, reason, FailureKind.PROMPT) if reason else found
 
     def _handed_out(self, coming: _Coming, plan: FramePlan, key: str) -> Prompt:
         """Its progress is its place among all that were handed out."""

@@ -123,6 +123,29 @@ def test_frames_that_are_too_many_tokens_are_skipped(tokens, fits):
         admit(source, 1)
 
 
+@pytest.mark.parametrize(("failing", "asked", "read"), [(0, 1, True), (2, 3, True), (3, 3, False)])
+def test_what_is_no_fault_of_the_file_is_read_again_later(failing, asked, read):
+    class Busy:
+        def __init__(self):
+            self.asked: list[str] = []
+
+        async def prepare(self, row: Row, *, training: bool):
+            assert training
+            self.asked.append(row.id)
+            if row.id == "row-0" and self.asked.count("row-0") <= failing:
+                return Failure(None, None, "no room", FailureKind.SERVICE)
+            return PLAN, f"key of {row.id}"
+
+    media, ledger = Busy(), Ledger()
+    rows, order = [row(0), row(1)], RowOrder([Task.MCQ] * 2, 0)
+    source = PromptSource(rows, order, media, ledger, planned=2, attempts=3, pause=0.001)
+    first = [rows[i].id for i in order.rows_of(0)]
+    prompts = admit(source, 2 if read else 1)
+    assert media.asked.count("row-0") == asked
+    taken = [prompt.row.id for prompt in prompts]
+    assert taken == (first if read else ["row-1"])  # a row that waits keeps its place
+
+
 def test_all_broken_is_an_error_that_names_the_setting():
     source, ledger = admission(3, broken={"row-0", "row-1", "row-2"})
     with pytest.raises(ValueError, match=r"none of.* 3 rows .*corrupt.*data\.media"):
