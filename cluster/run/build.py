@@ -14,7 +14,7 @@ from rich.text import Text
 
 from cluster.outputs import is_object_with, is_page, require_own, require_own_rows
 from cluster.progress import Show, bar
-from o3rl.annotation.asking import Prompts
+from o3rl.annotation.asking import OverHttp, Prompts
 from o3rl.annotation.build import Build, BuildReport, BuildSettings, Watch
 from o3rl.annotation.page import build_sections, write_build_page
 from o3rl.annotation.passes import LEFT
@@ -112,12 +112,11 @@ def _build(options: argparse.Namespace, media: Any) -> Build:
         frames,
         options.boxes,
         options.largest,
-        options.enforce,
         options.patience,
         options.readers,
     )
     prompts = Prompts.read(options.prompts)
-    ends = ChatEndpoint(annotator, replies), ChatEndpoint(verifier, replies)
+    ends = (OverHttp(ChatEndpoint(e, replies), options.enforce) for e in (annotator, verifier))
     return Build(options.out, media, settings, prompts, *ends)
 
 

@@ -4,7 +4,8 @@ An annotator is anything that answers chat messages with pictures. The one here 
 HTTP; a replica of our own joins by the same protocol.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from o3rl.chat_endpoint import Message, OpenEndpoint, Reply
+from o3rl.chat_endpoint import ChatEndpoint, Message, OpenEndpoint, Spent, Usable
 from o3rl.evaluation.html import data_url, jpeg
 
 PROMPTS = {  # by name of the file, without .txt: what its text may hold as $word
@@ -22,8 +23,6 @@ PROMPTS = {  # by name of the file, without .txt: what its text may hold as $wor
     "verify": {"name"},
     "rewrite": {"question", "answer", "thought", "problem", "citations"},
 }
-
-Usable = Callable[[Reply], str]
 
 
 class Annotator(Protocol):
@@ -45,12 +44,53 @@ class Annotator(Protocol):
         ...
 
 
+class AnnotatorSource(Protocol):
+    """Where an annotator comes from: what a build is given."""
+
+    @property
+    def at_once(self) -> int:
+        """How many questions it takes at the same time."""
+        ...
+
+    @property
+    def made_by(self) -> Sequence[object]:
+        """What its replies depend on: model and decoding. Other ones are another data set."""
+        ...
+
+    def session(self, spent: Spent) -> AbstractAsyncContextManager[Annotator]:
+        """The annotator while it is needed; `spent` is told of each answer and its tokens."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class OverHttp:
-    """An annotator behind an open session; `enforce`: the endpoint is told the JSON schema."""
+    """The annotator behind an endpoint; `enforce`: it is told the JSON schema."""
 
-    session: OpenEndpoint
+    endpoint: ChatEndpoint
     enforce: bool = True
+
+    @property
+    def at_once(self) -> int:
+        """See `AnnotatorSource`."""
+        return self.endpoint.settings.at_once
+
+    @property
+    def made_by(self) -> Sequence[object]:
+        """See `AnnotatorSource`."""
+        settings = self.endpoint.settings
+        return (settings.model, settings.temperature, settings.max_tokens, self.enforce)
+
+    @asynccontextmanager
+    async def session(self, spent: Spent) -> AsyncIterator[Annotator]:
+        """See `AnnotatorSource`."""
+        async with self.endpoint.session(spent) as opened:
+            yield _Asking(opened, self.enforce)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    opened: OpenEndpoint
+    enforce: bool
 
     async def ask(
         self,
@@ -63,7 +103,7 @@ class OverHttp:
         """See `Annotator`."""
         more = {"response_format": dict(schema)} if schema and self.enforce else {}
         chat = _with_pictures(messages, pictures)
-        return (await self.session.ask(chat, usable=usable, more=more)).text
+        return (await self.opened.ask(chat, usable=usable, more=more)).text
 
 
 @dataclass(frozen=True, slots=True)

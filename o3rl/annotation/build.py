@@ -30,10 +30,10 @@ from o3rl.annotation.annotation import (
     record_of,
     schema_of,
 )
-from o3rl.annotation.asking import Annotator, OverHttp, Prompts, frames_message
+from o3rl.annotation.asking import Annotator, AnnotatorSource, Prompts, frames_message
 from o3rl.annotation.clips import Clips
 from o3rl.annotation.passes import Outcome, Record, Spending, StagePass
-from o3rl.chat_endpoint import ChatEndpoint, EndpointFailed, EndpointRefused, Message, Reply
+from o3rl.chat_endpoint import EndpointFailed, EndpointRefused, Message, Reply
 from o3rl.config import FramesConfig, require
 from o3rl.data.stgr import Counted, ImportReport, Unearned, count, import_records
 from o3rl.files import write_text
@@ -54,7 +54,6 @@ class BuildSettings:
     frames: FramesConfig = field(default_factory=lambda: FramesConfig(pixels=512 * 512))
     unit: str = "thousandths"  # in which the annotator writes boxes
     largest: float = 0.8  # of the frame that a box may cover
-    enforce: bool = True  # tell the endpoint the JSON schema
     patience: int = 20  # rows in a row that the endpoint failed, after which the run ends
     readers: int = 2
 
@@ -94,8 +93,8 @@ class Build:
     media: Path
     settings: BuildSettings
     prompts: Prompts
-    annotator: ChatEndpoint
-    verifier: ChatEndpoint
+    annotator: AnnotatorSource
+    verifier: AnnotatorSource
     passes: dict[str, StagePass] = field(init=False)
     ledger: Spending = field(init=False)
 
@@ -159,12 +158,12 @@ class Build:
             costs = {key: getattr(reply, key) for key in ("prompt_tokens", "completion_tokens")}
             self.ledger.spend(name, reason, costs)
 
-        endpoint = self.verifier if name == "verify" else self.annotator
-        async with endpoint.session(spent) as session:
+        source = self.verifier if name == "verify" else self.annotator
+        async with source.session(spent) as annotator:
             await self.passes[name].run(
                 items,
-                partial(work, OverHttp(session, self.settings.enforce)),
-                at_once=endpoint.settings.at_once,
+                partial(work, annotator),
+                at_once=source.at_once,
                 patience=self.settings.patience,
                 advance=partial(watch, len(items)),
             )
@@ -277,10 +276,7 @@ class Build:
 
     def _made_by(self) -> str:
         """Of all that changes what an annotator is asked or what is believed."""
-        asked = [
-            (end.settings.model, end.settings.temperature, end.settings.max_tokens)
-            for end in (self.annotator, self.verifier)
-        ]
+        asked = [list(self.annotator.made_by), list(self.verifier.made_by)]
         believed = asdict(replace(self.settings, patience=1, readers=1))
         for name in ("readers", "decode_seconds", "cache_mib"):
             believed["frames"].pop(name)

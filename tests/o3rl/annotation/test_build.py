@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from vision_server import World, chat, is_right, serving, some_faults, write_world
 
-from o3rl.annotation.asking import Prompts
+from o3rl.annotation.asking import OverHttp, Prompts
 from o3rl.annotation.build import KEPT, TOO_LARGE, Build, BuildSettings
 from o3rl.annotation.clips import Clips
 from o3rl.annotation.page import write_build_page
@@ -39,9 +39,8 @@ def media(tmp_path_factory):
 
 
 def made(url: str, media: Path, out: Path, prompts: Path | None = None, **changes) -> Build:
-    endpoint = ChatEndpoint(
-        EndpointSettings(url, "double", attempts=3, at_once=4), out / "stages" / "replies", no_wait
-    )
+    double = EndpointSettings(url, "double", attempts=3, at_once=4)
+    endpoint = OverHttp(ChatEndpoint(double, out / "stages" / "replies", no_wait))
     settings = replace(BuildSettings(frames=FRAMES), **changes)
     return Build(out, media, settings, Prompts.read(prompts), endpoint, endpoint)
 
