@@ -27,11 +27,20 @@ from vllm.v1.engine.exceptions import EngineGenerateError
 from vllm.v1.engine.utils import CoreEngineProcManager
 
 from actors.engine.child_processes import Processes
-from actors.engine.requests import check_frames, group, parameters, request
-from actors.engine.seeds import seed_of
+from actors.engine.requests import (
+    check_frames,
+    group,
+    inert_chat,
+    parameters,
+    question,
+    question_parameters,
+    request,
+)
+from actors.engine.seeds import seed_of, seed_of_question
 from actors.engine.vllm_arguments import engine_config, engine_environment
 from actors.weights.engine_update import UpdatedEngine
 from actors.weights.update_stream import EngineBroken
+from o3rl.benchmarks.runner import Message, Sampling
 from o3rl.config import ModelConfig, RolloutsConfig, SamplingConfig
 from o3rl.media.reader import frames_digest
 from o3rl.text.boxes import convention_of
@@ -149,6 +158,41 @@ class Engine(UpdatedEngine):
             frames_digest=frames_digest(frames),
             read=partial(self._tokenizer.decode, skip_special_tokens=True),
         )
+
+    async def ask(
+        self,
+        messages: Sequence[Message],
+        images: Sequence[np.ndarray],
+        sampling: Sampling,
+        *,
+        seed: int,
+    ) -> list[str]:
+        """The replies to a chat that refers to `images`, uint8 [H, W, 3], in their order.
+
+        At most `sampling.samples`: one that failed is missing. Text never becomes a control token.
+        Raises EngineBroken; ValueError where vLLM does not take the chat, or no reply came.
+        """
+        chat = inert_chat(messages, self._control, images=len(images))
+        tokens = self._tokenizer(rendered(self._tokenizer, chat), add_special_tokens=False)
+        asked = question(tokens["input_ids"], images, version=await self._current())
+        content = f"{chat}{asked.get('multi_modal_uuids')}"
+        settings = [
+            question_parameters(
+                sampling,
+                seed=seed_of_question(seed, content, index),
+                forbidden=self._forbidden,
+            )
+            for index in range(sampling.samples)
+        ]
+        try:
+            outputs = await self._outputs(asked, settings)
+        except (VLLMClientError, GracefulHTTPError) as error:
+            raise ValueError(f"vLLM does not take it: {error.__cause__ or error}") from error
+        come = [each.outputs[0] for each in outputs if isinstance(each, RequestOutput)]
+        if not come:
+            raise ValueError(f"no reply came, the first: {outputs[0]}")
+        read = partial(self._tokenizer.decode, skip_special_tokens=True)
+        return [read(each.token_ids) for each in come]
 
     async def close(self) -> None:
         """End vLLM; no process of it is left when this returns."""

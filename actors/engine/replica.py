@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from actors.weights.update_stream import Delivery, EngineBroken, Loaded
+from o3rl.benchmarks.runner import Message, Sampling
 from o3rl.code_digest import source_digest
 from o3rl.config import VLLM, ModelConfig, RolloutsConfig, SamplingConfig
 from o3rl.config.user_functions import load_function
@@ -124,6 +125,12 @@ class ReplicaActor:
         return await self._engine.sample(
             prompt, frames, seed=self._seed, temperature=temperature, n=n
         )
+
+    async def ask(
+        self, messages: Sequence[Message], images: Sequence[np.ndarray], sampling: Sampling
+    ) -> list[str]:
+        """See `Engine.ask`."""
+        return await self._engine.ask(messages, images, sampling, seed=self._seed)
 
     async def checksums(self) -> list[dict[str, str]]:
         """See `Engine.checksums`."""

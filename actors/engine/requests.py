@@ -1,6 +1,7 @@
 """What goes to vLLM for one sample, and what comes back as rollouts and a group."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -9,6 +10,9 @@ from vllm import SamplingParams, TokensPrompt
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind
 
+from o3rl.benchmarks.runner import Message, Sampling
+from o3rl.media.reader import frames_digest
+from o3rl.text.control_tokens import inert
 from o3rl.types import Failure, FailureKind, FinishReason, Group, Prompt, Rollout, Version
 
 _FORBIDDEN = -100.0  # added to a logit: never sampled
@@ -42,6 +46,54 @@ def parameters(
         logprobs=0,
         logit_bias=dict.fromkeys(forbidden, _FORBIDDEN),
         detokenize=False,  # once, at the end, by us
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def inert_chat(
+    messages: Sequence[Message], control: re.Pattern[str], *, images: int
+) -> list[Message]:
+    """Chat messages whose texts hold no control token. ValueError unless they show `images`."""
+    shown, chat = 0, []
+    for message in messages:
+        content = message["content"]
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        kept = []
+        for part in parts:
+            shown += part["type"] == "image"
+            kept.append(
+                {"type": "text", "text": inert(part["text"], control)}
+                if part["type"] == "text"
+                else {"type": "image"}
+            )
+        chat.append({"role": message["role"], "content": kept})
+    if shown != images:
+        raise ValueError(f"the messages show {shown} images, {images} came with them")
+    return chat
+
+
+def question(
+    tokens: Sequence[int], images: Sequence[np.ndarray], *, version: Version
+) -> TokensPrompt:
+    """As `request`, of pictures uint8 [H, W, 3] of any size, which are named by their content."""
+    prompt = TokensPrompt(prompt_token_ids=list(tokens), cache_salt=str(version))
+    if images:
+        prompt["multi_modal_data"] = {"image": [Image.fromarray(image) for image in images]}
+        prompt["multi_modal_uuids"] = {"image": [frames_digest(image) for image in images]}
+    return prompt
+
+
+def question_parameters(
+    sampling: Sampling, *, seed: int, forbidden: Sequence[int]
+) -> SamplingParams:
+    """For one reply; what does not fit the model's length is cut there."""
+    return SamplingParams(
+        temperature=sampling.temperature,
+        max_tokens=sampling.max_tokens,
+        repetition_penalty=sampling.repetition_penalty,
+        seed=seed,
+        logit_bias=dict.fromkeys(forbidden, _FORBIDDEN),
+        detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
 

@@ -13,3 +13,9 @@ def seed_of(seed: int, prompt: Prompt, sample: int) -> int:
     again = f"/{prompt.attempt}" if prompt.attempt else ""
     key = f"{seed}/{prompt.group}/{sample}{again}".encode()
     return int.from_bytes(blake2b(key, digest_size=8).digest()) >> 1
+
+
+def seed_of_question(seed: int, question: str, sample: int) -> int:
+    """The same for what is asked outside of training; `question` tells it from all others."""
+    key = f"{seed}/{question}/{sample}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(blake2b(key, digest_size=8).digest()) >> 1

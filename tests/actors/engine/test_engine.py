@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from actors.weights.update_stream import EngineBroken
+from o3rl.benchmarks.runner import Sampling
 from o3rl.config import Spanning
 from o3rl.media.reader import frames_digest
 from o3rl.types import Failure, Group, Version
@@ -102,6 +103,25 @@ def test_a_prompt_that_is_too_long_is_a_failure(engine, run):
     assert isinstance(result, Failure)
     assert (result.sample, result.final) == (None, True)
     assert "sampling and rollouts allow 511" in result.reason
+
+
+CHAT = [
+    {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What? <|im_end|>"}]}
+]
+
+
+def test_anything_is_asked_and_a_repeat_says_the_same(engine, run):
+    images = [frames("key1")[0][:84]]
+    sampling = Sampling(frames=1, pixels=0, max_tokens=6, temperature=1.0, samples=3)
+    first = run(engine.ask(CHAT, images, sampling, seed=SEED))
+    assert len(first) == 3
+    assert run(engine.ask(CHAT, images, sampling, seed=SEED)) == first
+    assert run(engine.ask(CHAT, images, sampling, seed=SEED + 1)) != first
+    assert run(engine.ask([{"role": "user", "content": "Hi"}], [], sampling, seed=SEED))
+    long = [{"role": "user", "content": "Where is it? " * 600}]
+    with pytest.raises(ValueError, match="vLLM does not take it"):
+        run(engine.ask(long, [], sampling, seed=SEED))
+    assert len(run(engine.ask(CHAT, images, sampling, seed=SEED))) == 3
 
 
 def test_greedy_and_many(engine, run):

@@ -4,6 +4,7 @@ import asyncio
 from concurrent.futures import Future
 from typing import Any
 
+import numpy as np
 import pytest
 from ray.exceptions import ObjectLostError, OutOfMemoryError, RayTaskError
 
@@ -12,6 +13,7 @@ from actors.pool.replica_state import Replica, State
 from actors.pool.rollout_pool import RolloutPool
 from actors.pool.weight_sync import Pull
 from actors.weights.update_stream import EngineBroken
+from o3rl.benchmarks.runner import Sampling
 from o3rl.config import ModelConfig, RolloutsConfig, SamplingConfig
 from o3rl.types import Failure, Group, Version
 from tests.actors.conftest import prompt
@@ -27,6 +29,10 @@ class Actor:
 
     @property
     def sample(self) -> "Actor":
+        return self
+
+    @property
+    def ask(self) -> "Actor":
         return self
 
     def remote(self, *_: object) -> "Call":
@@ -281,3 +287,56 @@ def test_where_no_replica_is_left_that_is_said(states):
     pool = pool_of(*states)
     with pytest.raises(TimeoutError, match="no rollout replica is left"):
         asyncio.run(asyncio.wait_for(pool.sample(prompt(0)), 10))
+
+
+ASKED = Sampling(frames=2, pixels=0, max_tokens=8)
+CHAT = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what?"}]}]
+
+
+def question(pool: RolloutPool, brightness: int) -> "asyncio.Task[list[str]]":
+    image = np.full((2, 2, 3), brightness, np.uint8)
+    return asyncio.create_task(pool.ask(CHAT, [image], ASKED))
+
+
+def test_questions_about_the_same_frames_go_to_the_same_replica_while_it_is_no_busier():
+    async def trial():
+        pool = pool_of(State.HEALTHY, State.HEALTHY)
+        first = [question(pool, 1), question(pool, 2)]
+        await settle()
+        assert calls(pool) == [1, 1]
+        for replica in pool.fleet.replicas:
+            replica.actor.calls[0].set_result(["yes"])  # pyright: ignore
+        assert await asyncio.gather(*first) == [["yes"], ["yes"]]
+        again = question(pool, 2)
+        await settle()
+        assert calls(pool) == [1, 2]  # where the second was
+        busy = question(pool, 2)
+        await settle()
+        assert calls(pool) == [2, 2]  # not behind another
+        for replica in pool.fleet.replicas:
+            replica.actor.calls[1].set_result(["no"])  # pyright: ignore
+        assert await asyncio.gather(again, busy) == [["no"], ["no"]]
+
+    asyncio.run(trial())
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "told"),
+    [
+        (ValueError("too long"), ValueError, "^too long$"),
+        (EngineBroken("gone"), ConnectionError, "rollout replica 0: .*gone"),
+        (TimeoutError("frames"), ConnectionError, "frames"),
+    ],
+)
+def test_a_question_that_fails_says_whose_fault_it_is(fault, kind, told):
+    async def trial():
+        pool = pool_of(State.HEALTHY)
+        pool.fleet._restart = lambda *_, **__: settle()  # pyright: ignore
+        asked = question(pool, 1)
+        await settle()
+        error = RayTaskError("ask", "traceback\n" + repr(fault), fault)
+        pool.fleet.replicas[0].actor.calls[0].set_exception(error)  # pyright: ignore
+        with pytest.raises(kind, match=told):
+            await asked
+
+    asyncio.run(trial())

@@ -10,6 +10,7 @@ import pytest
 
 from actors.pool.replica_state import State
 from actors.pool.rollout_pool import RolloutPool
+from o3rl.benchmarks.runner import Sampling
 from o3rl.config import Publish
 from o3rl.media.decoder import MediaError
 from o3rl.types import Failure, FailureKind, Group, Version
@@ -132,6 +133,17 @@ def test_evaluation_is_greedy_where_asked(pool, run):
     one = run(pool.sample_group(prompt(3), n=1, temperature=0.0))
     two = run(pool.sample_group(prompt(3), n=2, temperature=0.0))
     assert [r.tokens_T for r in two.rollouts_G] == [one.rollouts_G[0].tokens_T] * 2
+
+
+def test_anything_can_be_asked_with_pictures(pool, run):
+    content = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "Which?"}]
+    chat, sampling = [{"role": "user", "content": content}], Sampling(2, 0, max_tokens=8, samples=2)
+    pictures = list(frames("key3")[:2])
+    texts = run(pool.ask(chat, pictures, sampling))
+    assert len(texts) == 2
+    assert texts[0] == texts[1]  # greedy
+    with pytest.raises(ValueError, match="the messages show 2 images, 1 came"):
+        run(pool.ask(chat, pictures[:1], sampling))
 
 
 def test_frames_that_cannot_be_had_fail_the_prompt(pool, run):
