@@ -172,6 +172,7 @@ def make_loop(
         scorers=scorers,
         learner=learner,
         weights=weights,
+        longest=TOKENS,
     )
     watched = Steps()
     loop.observe(watched)

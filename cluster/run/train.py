@@ -235,6 +235,7 @@ def _loop(
         scorers=parts.scorers,
         learner=parts.learner,
         weights=parts.weights,
+        longest=config.sampling.max_tokens,
         shuffle=permuted if config.learning.permute_advantages else list,
     )
     for observer in (*parts.first, tally):

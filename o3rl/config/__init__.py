@@ -17,6 +17,7 @@ from o3rl.config.choices import (
     Schedule,
     Spanning,
     Transfer,
+    Truncated,
 )
 from o3rl.config.load import as_yaml, examine, load
 from o3rl.config.require import require
@@ -72,6 +73,7 @@ __all__ = [
     "Spanning",
     "TrackingConfig",
     "Transfer",
+    "Truncated",
     "as_yaml",
     "check_combinations",
     "cpus_needed",

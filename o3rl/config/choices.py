@@ -38,6 +38,19 @@ class Advantages(StrEnum):
     leave_one_out = "leave_one_out"
 
 
+class Truncated(StrEnum):
+    """What becomes of a completion that ended because it had as many tokens as it may.
+
+    scored: its reward counts as any other's. masked: it counts for its siblings' advantages, its
+    own is 0 (DAPO's overlong filtering). penalised: the last `loop.soft_tokens` of
+    `sampling.max_tokens` cost up to 1 of its reward (DAPO's soft overlong punishment).
+    """
+
+    scored = "scored"
+    masked = "masked"
+    penalised = "penalised"
+
+
 class Aggregation(StrEnum):
     """How a mini-batch's losses become one.
 

@@ -12,6 +12,7 @@ from o3rl.config.choices import (
     Placement,
     Publish,
     Transfer,
+    Truncated,
 )
 from o3rl.config.require import all_right, require
 from o3rl.config.schema import (
@@ -83,6 +84,12 @@ def check_combinations(run: RunConfig) -> None:
         learning.mini_batches,
         f"at most loop.groups / learning.ranks = {loop.groups // learning.ranks}: "
         "every rank needs a group of each mini-batch",
+    )
+    require(
+        loop.truncated is not Truncated.penalised or loop.soft_tokens <= sampling.max_tokens,
+        "loop.soft_tokens",
+        loop.soft_tokens,
+        f"at most sampling.max_tokens ({sampling.max_tokens})",
     )
     by_sequence = learning.objective in (Objective.gspo, Objective.gspo_token)
     if "wide_clip" not in learning.waive and by_sequence:

@@ -24,6 +24,7 @@ from o3rl.config.choices import (
     Schedule,
     Spanning,
     Transfer,
+    Truncated,
 )
 from o3rl.config.require import require
 from o3rl.config.user_functions import names_member
@@ -258,6 +259,10 @@ class LoopConfig(Section):
     epochs: int = bound(1, least=1)  # over the rows, where steps is 0
     min_group: int = bound(2, least=2, why="one has no spread")  # surviving siblings a group needs
     advantages: Advantages = Advantages.scaled  # from a group's rewards
+    # Groups without spread, one after another, that give their place in a batch to the next prompt.
+    refill_zero_spread: int = bound(0, least=0, zero="they are trained")
+    truncated: Truncated = Truncated.scored  # what a completion without an end is worth
+    soft_tokens: int = bound(128, least=1)  # the last of sampling.max_tokens: dear, if penalised
     max_attempts: int = bound(3, least=1)  # per prompt, before it is set aside and reported
     # Versions; 0: synchronous, and reproducible.
     max_staleness: int = bound(1, least=0, most=16, zero="synchronous")
@@ -266,6 +271,16 @@ class LoopConfig(Section):
     validate_every: int = bound(50, least=0, zero="never")  # steps; 0: never
     checkpoint_every: int = bound(100, least=1)  # steps
     keep_checkpoints: int = bound(2, least=1)  # older ones are removed
+
+    def check(self) -> None:
+        """See `Section.check`."""
+        require(
+            self.max_staleness > 0 or self.refill_zero_spread <= 1,
+            "loop.refill_zero_spread",
+            self.refill_zero_spread,
+            "0 or 1 with loop.max_staleness=0: with more, whose place a prompt takes would depend "
+            "on which group is ready first, and the run could not be repeated",
+        )
 
 
 @dataclass

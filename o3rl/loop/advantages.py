@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean, stdev
 
-from o3rl.config import Advantages
-from o3rl.types import Failure, FailureKind, Group, Reward, ScoredGroup
+from o3rl.config import Advantages, LoopConfig, Truncated
+from o3rl.types import Failure, FailureKind, FinishReason, Group, Reward, Rollout, ScoredGroup
 
 
 def group_advantages(
@@ -34,14 +34,18 @@ def group_advantages(
 def scored(
     group: Group,
     rewards: Sequence[Reward | Failure],
-    min_group: int,
-    form: Advantages = Advantages.scaled,
+    settings: LoopConfig,
+    *,
+    longest: int,
 ) -> ScoredGroup | Failure:
-    """The group with advantages over its surviving siblings, or a Failure if too few survive."""
+    """The group with advantages over its surviving siblings, or a Failure if too few survive.
+
+    A completion has at most `longest` tokens. The rewards stay what the scorers gave.
+    """
     pairs = zip(group.rollouts_G, rewards, strict=True)
     kept = [(rollout, reward) for rollout, reward in pairs if isinstance(reward, Reward)]
     failures = (*group.failures, *(r for r in rewards if isinstance(r, Failure)))
-    if len(kept) < min_group:
+    if len(kept) < settings.min_group:
         reasons = "; ".join(sorted({failure.reason for failure in failures}))
         return Failure(
             group.prompt.group,
@@ -53,5 +57,30 @@ def scored(
     return ScoredGroup(
         replace(group, rollouts_G=rollouts, failures=failures),
         survivors,
-        group_advantages([reward.total for reward in survivors], form),
+        _advantages(rollouts, [reward.total for reward in survivors], settings, longest),
+    )
+
+
+def length_penalty(tokens: int, *, longest: int, soft: int) -> float:
+    """Soft overlong punishment (DAPO, arXiv 2503.14476): 0 up to `longest` − `soft` tokens, from
+    there a straight line to −1 at `longest`."""
+    return -min(1.0, max(0.0, (tokens - (longest - soft)) / soft))
+
+
+def _advantages(
+    rollouts_G: Sequence[Rollout], totals_G: Sequence[float], settings: LoopConfig, longest: int
+) -> tuple[float, ...]:
+    """By what truncated completions are worth."""
+    if settings.truncated is Truncated.penalised:
+        soft = settings.soft_tokens
+        totals_G = [
+            total + length_penalty(len(rollout.tokens_T), longest=longest, soft=soft)
+            for rollout, total in zip(rollouts_G, totals_G, strict=True)
+        ]
+    advantages_G = group_advantages(totals_G, settings.advantages)
+    if settings.truncated is not Truncated.masked:
+        return advantages_G
+    return tuple(
+        0.0 if rollout.finish is FinishReason.LENGTH else advantage
+        for rollout, advantage in zip(rollouts_G, advantages_G, strict=True)
     )

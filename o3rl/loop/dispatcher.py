@@ -5,7 +5,8 @@ room for in the staleness window, while the learner is at work on others.
                    ▲ again: a fault, too few survivors, a straggler      (the next prompt, when
                    └─── at most `max_attempts`, if not final ───────┘     that was the last try)
 
-Laws: every admitted prompt ends in a batch or is set aside with a reason; an answer to a superseded
+Laws: every admitted prompt ends in a batch or is set aside with a reason (a group without spread
+too, where `refill_zero_spread` gives its place to the next prompt); an answer to a superseded
 attempt is thrown away; no batch holds a group older than `max_staleness`. Time limits belong to
 sampler and scorers, which know whom they wait for; the wait for stragglers is bounded here.
 """
@@ -26,12 +27,15 @@ from o3rl.types import Failure, FailureKind, Group, Prompt, ScoredGroup, Version
 
 logger = logging.getLogger(__name__)
 
+NO_SPREAD = "no advantage in it: it teaches nothing, and another prompt took its place"
+
 
 @dataclass(slots=True)
 class _Attempt:
     """A sampling that runs; `ended` says why it was ended from outside."""
 
     task: asyncio.Task[ScoredGroup | Failure]
+    started: float  # by the event loop's clock
     ended: str = ""
 
 
@@ -46,9 +50,14 @@ class Dispatcher:
         *,
         sampler: Sampler,
         scorers: Scorers,
+        longest: int,
     ):
+        """`longest`: tokens that a completion may have."""
         self.set_aside = 0
+        self.refilled = 0  # groups without spread that gave their place to another prompt
         self.stragglers = 0  # attempts that were ended because they would have grown too old
+        self.straggler_seconds = 0.0  # that those had run
+        self._longest = longest
         self.scoring = ScoringTime(lambda: scorers.seconds)
         self._settings = settings
         self._admission = admission
@@ -83,8 +92,10 @@ class Dispatcher:
             "queue/running": self.running,
             "queue/ready": self.ready,
             "queue/stragglers": self.stragglers,
+            "queue/straggler_seconds": self.straggler_seconds,
             "prompts/skipped": self._admission.skipped,
             "prompts/set_aside": self.set_aside,
+            "prompts/no_spread": self.refilled,
         }
 
     def expect(self, version: Version) -> None:
@@ -143,31 +154,50 @@ class Dispatcher:
         self._changed = asyncio.Event()  # of no event loop yet
 
     async def _place(self) -> None:
-        """One place of the window: prompts are admitted until one gives a group."""
+        """One place of the window: prompts are admitted until one gives a group to keep."""
+        refills = self._settings.refill_zero_spread
         while True:
             prompt = await self._admission.next()
-            while True:
-                result = await self._attempt(prompt)
-                if isinstance(result, ScoredGroup):
-                    self._window.finish(result, _oldest(result.group))
-                    self._idle.note(self.running)
-                    return
-                self._window.drop(prompt.group)
+            group = await self._tried(prompt)
+            if group is None:
+                continue
+            if any(group.advantages_G) or not refills:
+                self._window.finish(group, _oldest(group.group))
                 self._idle.note(self.running)
-                self._changed.set()
-                if result.final or prompt.attempt + 1 >= self._settings.max_attempts:
-                    self._set_aside(prompt, result.reason)
-                    break
-                prompt = replace(prompt, attempt=prompt.attempt + 1)
-                self._ledger.retry(prompt, result.reason)
-                logger.warning("prompt %d again: %s", prompt.group, result.reason)
+                return
+            refills -= 1
+            self.refilled += 1
+            self._leave(prompt)
+            self._admission.settle(prompt)
+            self._ledger.set_aside(prompt, NO_SPREAD)
+
+    async def _tried(self, prompt: Prompt) -> ScoredGroup | None:
+        """Attempts until one gives a group; None if none did, and the prompt is set aside."""
+        while True:
+            result = await self._attempt(prompt)
+            if isinstance(result, ScoredGroup):
+                return result
+            self._leave(prompt)
+            if result.final or prompt.attempt + 1 >= self._settings.max_attempts:
+                self._set_aside(prompt, result.reason)
+                return None
+            prompt = replace(prompt, attempt=prompt.attempt + 1)
+            self._ledger.retry(prompt, result.reason)
+            logger.warning("prompt %d again: %s", prompt.group, result.reason)
+
+    def _leave(self, prompt: Prompt) -> None:
+        """It runs no more, and there is no group of it."""
+        self._window.drop(prompt.group)
+        self._idle.note(self.running)
+        self._changed.set()
 
     async def _attempt(self, prompt: Prompt) -> ScoredGroup | Failure:
         """Sample and score once; a Failure where it was ended from outside."""
         self._window.start(prompt.group, self._serving.n)
         self._idle.note(self.running)
         self._changed.set()
-        attempt = _Attempt(asyncio.create_task(self._scored(prompt, self._serving)))
+        now = asyncio.get_running_loop().time()
+        attempt = _Attempt(asyncio.create_task(self._scored(prompt, self._serving)), now)
         self._attempts[prompt.group] = attempt
         try:
             return await attempt.task
@@ -193,9 +223,8 @@ class Dispatcher:
         if failure := self._refused(group, started):
             return failure
         self.scoring.sampled()
-        settings = self._settings
         rewards = await self._scorers.score(group)
-        return scored(group, rewards, settings.min_group, settings.advantages)
+        return scored(group, rewards, self._settings, longest=self._longest)
 
     def _refused(self, group: Group, started: Version) -> Failure | None:
         """A Failure for tokens of other weights than served since it started, or are to serve."""
@@ -217,8 +246,14 @@ class Dispatcher:
             if number in self._attempts:
                 limit = self._settings.straggler_seconds
                 attempt = self._attempts[number]
-                attempt.ended = f"the learner waited {limit:g} s for it, and it would be too old"
-                self.stragglers += attempt.task.cancel()
+                ran = asyncio.get_running_loop().time() - attempt.started
+                attempt.ended = (
+                    f"the learner waited {limit:g} s for it, and it would be too old; "
+                    f"it had run {ran:.1f} s"
+                )
+                if attempt.task.cancel():
+                    self.stragglers += 1
+                    self.straggler_seconds += ran
 
     def _set_aside(self, prompt: Prompt, reason: str) -> None:
         logger.warning(

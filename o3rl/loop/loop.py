@@ -36,6 +36,7 @@ class Loop:
         scorers: Scorers,
         learner: Learner,
         weights: WeightTransfer,
+        longest: int,
         shuffle: Callable[[list[ScoredGroup]], list[ScoredGroup]] = list,
     ):
         self.version = Version(0, 0)
@@ -47,7 +48,9 @@ class Loop:
         self._weights = weights
         self._observers: list[Observer] = []
         self._shuffle = shuffle
-        self._stream = Dispatcher(settings, admission, ledger, sampler=sampler, scorers=scorers)
+        self._stream = Dispatcher(
+            settings, admission, ledger, sampler=sampler, scorers=scorers, longest=longest
+        )
         self._loads: list[asyncio.Future[Mapping[str, float]]] = []
         self._stopping = False
 

@@ -160,6 +160,14 @@ RANGES = {
 }
 BY_TURNS = "rollouts.placement=colocated rollouts.gpus=0.5 cluster.gpus_per_rank=0.5"
 COMBINATIONS = {
+    "loop.refill_zero_spread=2 loop.max_staleness=0": (
+        "loop.refill_zero_spread is 2",
+        "0 or 1 with loop.max_staleness=0",
+    ),
+    "loop.truncated=penalised loop.soft_tokens=769": (
+        "loop.soft_tokens is 769",
+        "at most sampling.max_tokens (768)",
+    ),
     "loop.groups=65": ("loop.groups is 65", "multiple of learning.mini_batches (4)"),
     "learning.ranks=32": ("learning.mini_batches is 4", "learning.ranks = 2"),
     "learning.clip_high=0.5": ("learning.clip_high is 0.5", "below 0.1", "wide_clip"),

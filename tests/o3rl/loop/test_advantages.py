@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from o3rl.config import Advantages
-from o3rl.loop.advantages import group_advantages
+from o3rl.config import Advantages, LoopConfig, Truncated
+from o3rl.loop.advantages import group_advantages, length_penalty, scored
+from o3rl.types import FinishReason, Group, ScoredGroup
+from tests.o3rl.made import prompt, reward, rollout
 
 
 def test_two_rollouts():
@@ -36,6 +38,32 @@ def test_other_forms(form, expected):
 
 def test_no_spread_teaches_nothing():
     assert group_advantages([0.1, 0.1, 0.1]) == (0.0, 0.0, 0.0)
+
+
+def test_the_length_penalty_is_a_line_over_the_last_tokens():
+    penalties = [length_penalty(tokens, longest=100, soft=20) for tokens in (1, 80, 85, 90, 100)]
+    assert penalties == [0, 0, -0.25, -0.5, -1]
+
+
+@pytest.mark.parametrize(
+    ("truncated", "expected"),
+    [
+        (Truncated.scored, (-1, -1, 2)),  # mean 2
+        (Truncated.masked, (-1, -1, 0)),
+        (Truncated.penalised, (-0.5, -1, 1.5)),  # 1 − 0, 1 − ½, 4 − 1; mean 1.5
+    ],
+)
+def test_what_a_truncated_completion_is_worth(truncated, expected):
+    rollouts = tuple(
+        rollout(0, i, tokens=2 + i, finish=FinishReason.LENGTH if i == 2 else FinishReason.STOP)
+        for i in range(3)
+    )
+    settings = LoopConfig(advantages=Advantages.mean_only, truncated=truncated, soft_tokens=2)
+    rewards = (reward(1.0), reward(1.0), reward(4.0))
+    group = scored(Group(prompt(), rollouts, (1, 2), "digest"), rewards, settings, longest=4)
+    assert isinstance(group, ScoredGroup)
+    assert group.advantages_G == pytest.approx(expected)
+    assert group.rewards_G == rewards
 
 
 @pytest.mark.parametrize("totals", [[], [1.0]])

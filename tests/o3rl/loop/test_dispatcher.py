@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from o3rl import config
 from o3rl.data.row_order import RowOrder
+from o3rl.loop.dispatcher import NO_SPREAD
 from o3rl.loop.loop import Loop
 from o3rl.loop.prompt_source import PromptSource
 from o3rl.loop.staleness import StalenessWindow
@@ -79,11 +81,17 @@ def spanning(group: Group, version: Version) -> Group:
 
 
 class Scorers:
+    """Siblings differ, but for those of prompts that are `flat`."""
+
     seconds = 0.0
+
+    def __init__(self, flat: Callable[[int], bool]):
+        self.flat = flat
 
     async def score(self, group: Group):
         await asyncio.sleep(0)
-        return tuple(reward(float(i)) for i in range(len(group.rollouts_G)))
+        step = 0.0 if self.flat(group.prompt.group) else 1.0
+        return tuple(reward(i * step) for i in range(len(group.rollouts_G)))
 
 
 class Learner:
@@ -117,7 +125,19 @@ class Weights:
 
 
 class World:
-    def __init__(self, *, groups, staleness, seed=0, rows=16, steps=6, ticks=9, **faults):
+    def __init__(
+        self,
+        *,
+        groups: int,
+        staleness: int,
+        seed: int = 0,
+        rows: int = 16,
+        steps: int = 6,
+        ticks: int = 9,
+        refills: int = 0,
+        flat: Callable[[int], bool] = lambda _: False,
+        **faults,
+    ):
         random = Random(seed)
         made = [row(i) for i in range(rows)]
         self.steps, self.ledger = steps, Ledger()
@@ -127,13 +147,19 @@ class World:
         self.sampler = Replicas(random, **shape)
         self.learner = Learner(random, ticks=ticks)
         self.loop = Loop(
-            config.LoopConfig(groups=groups, max_staleness=staleness, straggler_seconds=1e-4),
+            config.LoopConfig(
+                groups=groups,
+                max_staleness=staleness,
+                straggler_seconds=1e-4,
+                refill_zero_spread=refills,
+            ),
             self.admission,
             self.ledger,
             sampler=self.sampler,
-            scorers=Scorers(),
+            scorers=Scorers(flat),
             learner=self.learner,
             weights=Weights(self.sampler, self.learner),
+            longest=8,
         )
 
     def run(self) -> "World":
@@ -149,9 +175,10 @@ class World:
     ticks=st.integers(1, 40),
     stragglers=st.sampled_from([0.0, 0.1, 0.5]),
     faults=st.sampled_from([0.0, 0.1]),
+    refills=st.integers(0, 3),
 )
 def test_no_group_is_too_old_and_no_prompt_is_lost(
-    seed, groups, staleness, ticks, stragglers, faults
+    seed, groups, staleness, ticks, stragglers, faults, refills
 ):
     world = World(
         groups=groups,
@@ -160,6 +187,8 @@ def test_no_group_is_too_old_and_no_prompt_is_lost(
         ticks=ticks,
         stragglers=stragglers,
         faults=faults,
+        refills=refills if staleness else min(refills, 1),
+        flat=lambda group: group % 3 == 0,
     )
     told = "prompts were set aside and fewer trained"
     try:
@@ -193,9 +222,28 @@ def test_stale_groups_do_occur_and_stragglers_are_ended():
         ended += len(world.sampler.cancelled)
         assert world.loop._stream.stragglers >= len(world.sampler.cancelled)
         reasons = {e.reason for e in world.ledger.entries() if e.attempts > 1}
-        assert all("too old" in reason for reason in reasons)
+        assert all("too old; it had run 0." in reason for reason in reasons)
+        assert bool(world.loop._stream.stragglers) == bool(world.loop._stream.straggler_seconds)
     assert ages == {0, 1, 2}
     assert ended
+
+
+@pytest.mark.parametrize(
+    ("staleness", "refills", "trained"),
+    [(0, 0, [0, 1, 2]), (0, 1, [0, 2, 3]), (1, 1, [0, 2, 3]), (1, 2, [0, 2, 4])],
+)
+def test_a_group_without_spread_gives_its_place_away_so_often(staleness, refills, trained):
+    """Of 1, 3, 5, … all rewards are the same: 1's place is 3's, and then 4's."""
+    world = World(
+        groups=3, staleness=staleness, steps=1, refills=refills, flat=lambda group: group % 2 == 1
+    ).run()
+    assert [prompt.group for prompt in world.learner.batches[0]] == trained
+    entries = {entry.group: entry for entry in world.ledger.entries()}
+    assert {g for g, e in entries.items() if e.outcome == TRAINED} == set(trained)
+    left = [e.reason for e in entries.values() if e.outcome == SET_ASIDE]
+    assert left == [NO_SPREAD] * refills
+    assert world.loop.set_aside == 0  # that is for what failed
+    assert world.loop._stream.metrics()["prompts/no_spread"] == refills
 
 
 def test_the_next_batch_is_sampled_while_one_is_trained():

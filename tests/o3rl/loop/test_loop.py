@@ -143,6 +143,7 @@ class World:
             scorers=Scorers(bad),
             learner=self.learner,
             weights=self.weights,
+            longest=8,
             **more,
         )
         self.loop.observe(self.observer)
@@ -299,7 +300,8 @@ def test_survivors_keep_their_own_rewards_and_advantages():
     group = group_of(
         prompt(0), samples=3, failures=(Failure(0, 3, "no tokens", FailureKind.SERVICE),)
     )
-    kept = scored(group, (reward(1.0), Failure(0, 1, "slow", FailureKind.SERVICE), reward(3.0)), 2)
+    rewards = (reward(1.0), Failure(0, 1, "slow", FailureKind.SERVICE), reward(3.0))
+    kept = scored(group, rewards, config.LoopConfig(), longest=8)
     assert not isinstance(kept, Failure)
     assert [rollout.sample for rollout in kept.group.rollouts_G] == [0, 2]
     assert [each.total for each in kept.rewards_G] == [1.0, 3.0]
@@ -311,7 +313,7 @@ def test_a_group_whose_every_completion_failed_says_why():
     group = group_of(
         prompt(0), samples=0, failures=(Failure(0, 0, "engine died", FailureKind.SERVICE),)
     )
-    failure = scored(group, (), 2)
+    failure = scored(group, (), config.LoopConfig(), longest=8)
     assert failure == Failure(
         0, None, "0 of 0 rollouts survive: engine died", FailureKind.COMPLETION
     )
