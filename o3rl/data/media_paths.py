@@ -22,6 +22,7 @@ SOURCES = {
     "videor1*": "videor1",
 }
 
+_TIDY = re.compile(r"(?:(?!\.{1,2}/)[^/\0]+/)*(?!\.{1,2}$)[^/\0]+")
 _FOLDERS = re.compile(r"([^{}]*)\{([^{},]+),([^{},]+)\}")
 
 
@@ -56,6 +57,7 @@ class MediaRoots:
             (pattern, *_folders(pattern, root))
             for pattern, root in (dict(own) | _rest(own)).items()
         ]
+        self._found: dict[str, tuple[str, str]] = {}  # by source
 
     def media(self, source: str, path: str) -> str:
         """The media file of a record of `source`. Raises MediaError if it leaves the root."""
@@ -66,10 +68,11 @@ class MediaRoots:
         return _below(self._find(source)[1], path)
 
     def _find(self, source: str) -> tuple[str, str]:
-        for pattern, media, key_frames in self._roots:
-            if fnmatchcase(source, pattern):
-                return media, key_frames
-        return "", ""
+        if source not in self._found:
+            fitting = (folders for pattern, *folders in self._roots if fnmatchcase(source, pattern))
+            media, key_frames = next(fitting, ("", ""))
+            self._found[source] = media, key_frames
+        return self._found[source]
 
 
 def _rest(own: Mapping[str, str]) -> dict[str, str]:
@@ -90,6 +93,8 @@ def _folders(pattern: str, root: str) -> tuple[str, str]:
 
 def _below(folder: str, path: str) -> str:
     """`folder/path`, tidied. Raises MediaError if the path is absolute or climbs out."""
+    if _TIDY.fullmatch(path) and (not folder or _TIDY.fullmatch(folder)):
+        return f"{folder}/{path}" if folder else path
     joined = posixpath.normpath(posixpath.join(folder, path))
     if _leaves(path) or _leaves(joined) or "\0" in path:
         raise MediaError(path, "path leaves the media root")

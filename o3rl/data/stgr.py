@@ -183,12 +183,12 @@ class _Import:
         try:
             if not isinstance(record, Mapping):
                 raise RowError("record is no object", record)
-            where += f", id {shown(record.get('id'))}"
             row = self._named(row_of(record, self.roots, mended), mended)
             if self.media is not None and (reason := self._missing(row.media)):
                 raise RowError(f"media {reason}", row.media)
         except (RowError, TruthError, MediaError) as error:
-            count(report.rejected, error.reason, f"{where}: {error}")
+            named = f", id {shown(record.get('id'))}" if isinstance(record, Mapping) else ""
+            count(report.rejected, error.reason, f"{where}{named}: {error}")
             return None
         except RecursionError:
             count(report.rejected, "record is nested too deeply", where)
@@ -309,7 +309,11 @@ def _with_images(truth: Truth, source: str, roots: MediaRoots) -> Truth:
     def placed(key_frame: KeyFrame) -> KeyFrame:
         if key_frame.path is None:
             return key_frame
-        return replace(key_frame, path=roots.key_frame(source, key_frame.path))
+        path = roots.key_frame(source, key_frame.path)
+        return KeyFrame(key_frame.time, key_frame.objects, path)
+
+    if not truth.key_frames:
+        return truth
 
     return replace(truth, key_frames=tuple(map(placed, truth.key_frames)))
 

@@ -157,6 +157,8 @@ def parse_seconds(time: object, reason: str) -> float:
 
 def finite(number: object, reason: str) -> float:
     """A finite float; numeric strings pass, booleans do not. Raises TruthError with `reason`."""
+    if type(number) is float and math.isfinite(number):
+        return number
     if isinstance(number, bool) or not isinstance(number, int | float | str):
         raise TruthError(reason, number)
     try:

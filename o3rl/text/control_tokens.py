@@ -34,9 +34,9 @@ def inert(text: str, control: re.Pattern[str] = USUAL) -> str:
 
 def inert_row(row: Row, control: re.Pattern[str] = USUAL) -> Row:
     """The row with every text that a model reads or learns made inert; the same if none is not."""
-    words = (row.question, row.reasoning or "", row.truth.text)
-    names = (name for frame in row.truth.key_frames for name, _ in frame.objects)
-    if not any(control.search(word) for word in (*words, *names)):
+    words = [row.question, row.reasoning or "", row.truth.text]
+    words += [name for frame in row.truth.key_frames for name, _ in frame.objects]
+    if not control.search("\n".join(words)):
         return row
     truth = replace(
         row.truth,

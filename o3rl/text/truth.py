@@ -8,6 +8,7 @@ media: those are checked where they are read. Answers are read in `o3rl.text.ans
 import json
 import re
 from collections.abc import Mapping, Sequence
+from math import inf
 
 from o3rl.text.answers import (
     MARKER,
@@ -25,6 +26,7 @@ NO_BOX = "answer has no box"
 CUT = "true box cut at the frame's edge"
 REFORMED = "key_items: another form of idx or boxes"
 
+_FLOATS = [float] * 4
 _CORNERS = (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"),
             ("left", "top", "right", "bottom"))  # fmt: skip
 _SIDES = (("x", "y", "w", "h"), ("x", "y", "width", "height"))
@@ -165,6 +167,10 @@ def parse_objects(
 
 def parse_box(numbers: object, mended: list[str] | None = None) -> Box:
     """Four finite numbers, x1 < x2 and y1 < y2, in the unit they came in. Raises TruthError."""
+    if type(numbers) is list and list(map(type, numbers)) == _FLOATS:  # nearly every box
+        left, top, right, bottom = numbers
+        if -inf < left < right < inf and -inf < top < bottom < inf:
+            return left, top, right, bottom
     if isinstance(numbers, Mapping):
         numbers = _corners(numbers)
         if mended is not None:
@@ -181,7 +187,8 @@ def parse_box(numbers: object, mended: list[str] | None = None) -> Box:
 
 def clipped(box: Box, mended: list[str] | None = None) -> Box:
     """The box in [0, 1]. Raises TruthError if it overshoots by more than `CLIP_SLACK`."""
-    if min(box) >= 0 and max(box) <= 1:
+    left, top, right, bottom = box
+    if 0 <= left <= right <= 1 and 0 <= top <= bottom <= 1:
         return box
     if min(box) < -CLIP_SLACK or max(box) > 1 + CLIP_SLACK:
         raise TruthError("box lies outside the frame", box)
