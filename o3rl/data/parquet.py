@@ -61,6 +61,7 @@ SCHEMA = pa.schema(
         pa.field("key_frames", pa.list_(_KEY_FRAME), nullable=False),
         pa.field("image_size", _SIZE),
         pa.field("reasoning", pa.string()),
+        pa.field("part", _INTERVAL),
     ],
     metadata={VERSION_KEY: str(SCHEMA_VERSION).encode()},
 )
@@ -316,6 +317,7 @@ def _columns(rows: Sequence[tuple[int, Row]]) -> list[pa.Array]:
         _key_frames([truth.key_frames for truth in truths]),
         _tuples([row.image_size for row in each], _SIZE),
         text(row.reasoning for row in each),
+        _tuples([row.part for row in each], _INTERVAL),
     ]
 
 
@@ -357,6 +359,7 @@ def _tuples(values: Sequence[tuple | None], kind: pa.StructType) -> pa.Array:
 
 def _row(record: dict[str, Any]) -> Row:
     interval, size = record["interval"], record["image_size"]
+    part = record.get("part")  # files written before there were parts lack the column
     truth = Truth(
         text=record["answer"],
         letter=record["letter"],
@@ -373,6 +376,7 @@ def _row(record: dict[str, Any]) -> Row:
         truth=truth,
         image_size=size and (size["width"], size["height"]),
         reasoning=record["reasoning"],
+        part=part and (part["start"], part["end"]),
     )
 
 

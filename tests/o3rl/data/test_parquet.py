@@ -40,6 +40,7 @@ row = st.builds(
     truth=truth,
     image_size=st.none() | st.tuples(side, side),
     reasoning=st.none() | text,
+    part=st.none() | st.tuples(number, number),
 )
 
 
@@ -53,6 +54,14 @@ def test_round_trip_is_exact(rows, tmp_path_factory):
     folder = tmp_path_factory.mktemp("rows")
     assert write_rows(rows, folder) == len(rows)
     assert list(read_rows(folder)) == rows
+
+
+def test_a_data_set_without_parts_reads_as_whole_videos(tmp_path):
+    write_rows([plain(0)], tmp_path)
+    [file] = tmp_path.glob("task=*/*.parquet")
+    older = pq.read_table(file, partitioning=None).drop_columns("part")
+    pq.write_table(older, file)
+    assert list(read_rows(tmp_path)) == [plain(0)]
 
 
 def test_rows_over_several_groups_and_files_keep_their_order(tmp_path, monkeypatch):
