@@ -96,6 +96,7 @@ class RowScorer:
             progress=prompt.progress,
             frame_size=prompt.plan.size,
             convention=self._convention,
+            seen=prompt.plan.times_F,
         )
         return with_custom(
             reward, text, row=prompt.row, functions=self._functions, weights=self._weights

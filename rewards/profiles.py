@@ -20,6 +20,7 @@ from o3rl.text.grammar import (
 from o3rl.types import Interval, KeyFrame
 from rewards.parts import answer, claims, strict, thinking
 from rewards.parts.claims import Gate, Judged, Lists, Stated
+from rewards.parts.format import parsed_structure, structure
 from rewards.parts.rouge import ascii_rouge, unicode_rouge
 
 
@@ -29,8 +30,10 @@ class Profile:
 
     text: Callable[[str, str], float]  # answer, truth
     has_named_box: Callable[[str], bool]
-    point: Callable[[Sequence[float], Sequence[float], float], float]  # times, key times, σ
-    segment: Callable[[Sequence[float], Interval], float]
+    format: Callable[..., float]  # as `rewards.parts.format.structure`
+    # Times, key times, σ, and times of the frames seen (none: not known).
+    point: Callable[[Sequence[float], Sequence[float], float, Sequence[float]], float]
+    segment: Callable[[Sequence[float], Interval, Sequence[float]], float]  # …, frames seen
     gate: Gate
     fit: Callable[[Stated, KeyFrame], float]  # of one claim, before the gate
     spatial: Callable[[Sequence[Judged], Sequence[KeyFrame], int], float]  # …, time mentions
@@ -43,6 +46,7 @@ class Profile:
 PAPER = Profile(
     text=unicode_rouge,
     has_named_box=named_box,
+    format=structure,
     point=thinking.point,
     segment=thinking.segment,
     gate=claims.near_gate,
@@ -68,8 +72,9 @@ RELEASED = replace(
 
 STRICT = replace(
     PAPER,
+    format=parsed_structure,
     point=strict.balanced_point,
-    segment=strict.segment_each_once,
+    segment=strict.segment_to_both_ends,
     fit=strict.fits_by_name,
     spatial=strict.matched_share,
     visual=strict.best_of_distinct,

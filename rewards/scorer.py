@@ -4,7 +4,7 @@ Every part is always named, 0 where its task has none. Nothing that a model writ
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from o3rl.config import RewardsConfig
@@ -22,7 +22,7 @@ from rewards.parts.claims import (
     stated_boxes,
     stated_claims,
 )
-from rewards.parts.format import TEMPORAL, structure
+from rewards.parts.format import TEMPORAL
 from rewards.parts.thinking import mentioned_times, point, sigma
 from rewards.profiles import profile_of
 
@@ -53,12 +53,14 @@ class Scorer:
         progress: float,
         frame_size: tuple[int, int],
         convention: BoxConvention = ABSOLUTE,
+        seen: Sequence[float] = (),
     ) -> Reward:
         """The reward of `text` at progress p in [0, 1].
 
         `frame_size` is that of the resized frame that the model saw, in pixels; `convention` says
-        how the model writes boxes on it. A truth that lacks what the task needs gives that part 0
-        with a note. Metrics, where the task has the evidence: `point_sigma1` (point reward at
+        how the model writes boxes on it; `seen` are the times of the frames of a video that it saw,
+        by which `strict` judges cited times (none: not known). A truth that lacks what the task
+        needs gives that part 0 with a note. Metrics, where the task has it: `point_sigma1` (at
         σ = 1 s), `recall`, `recall_key_frames`, `gate_pass` (share of claims, where there are any),
         `claims`, `has_claim`. Raises ValueError for an unknown task.
         """
@@ -68,11 +70,13 @@ class Scorer:
         sheet.notes += ["no answer"] if written is None else []
         sheet.notes += ["no thought"] if thought is None else []
         self._answer(sheet, task, written or "", truth, frame_size, convention)
-        self._times(sheet, task, thought or "", truth, progress)
+        self._times(sheet, task, thought or "", truth, progress, seen)
         self._claims(sheet, task, thought or "", truth, frame_size, convention)
         if thought is None or written is None:
             sheet.parts["thk_spatial"] = 0.0
-        sheet.parts["format"] = structure(task, text, has_named_box=self._profile.has_named_box)
+        sheet.parts["format"] = self._profile.format(
+            task, text, seen, has_named_box=self._profile.has_named_box
+        )
         total = weighted(sheet.parts, self._rewards.weights)
         return Reward(sheet.parts, total, sheet.claims, sheet.metrics, tuple(sheet.notes))
 
@@ -108,17 +112,24 @@ class Scorer:
                 parts["ans_viou"] = answer.box(boxes, truth.box, size=size, convention=convention)
 
     def _times(
-        self, sheet: _Sheet, task: Task, thought: str, truth: Truth, progress: float
+        self,
+        sheet: _Sheet,
+        task: Task,
+        thought: str,
+        truth: Truth,
+        progress: float,
+        seen: Sequence[float],
     ) -> None:
         times = mentioned_times(thought)
         if not times and time_mentions(thought):
             sheet.notes.append("a time mention is no number: none counts")
         if task in TEMPORAL and truth.interval is not None:
-            sheet.parts["thk_temporal_segment"] = self._profile.segment(times, truth.interval)
+            inside = self._profile.segment(times, truth.interval, seen)
+            sheet.parts["thk_temporal_segment"] = inside
         if task is Task.TEMPORAL_SPATIAL:
             key_times = [frame.time for frame in truth.key_frames]
             width = sigma(progress, self._rewards)
-            sheet.parts["thk_temporal_point"] = self._profile.point(times, key_times, width)
+            sheet.parts["thk_temporal_point"] = self._profile.point(times, key_times, width, seen)
             sheet.metrics["sigma"] = width
             sheet.metrics["point_sigma1"] = point(times, key_times, 1.0)
 

@@ -111,6 +111,9 @@ def row(rng: Random, asked: Asked, task: Task, *, name: str, media: str, teacher
         "key_items": {},
     }
     reasoning = _BY_TASK[task](rng, asked, record, teacher or PERFECT)
+    if teacher == PERFECT and task is Task.TEMPORAL_SPATIAL:  # cites all that there is
+        claims = [_claim(rng, asked, number, PERFECT) for number in asked.seen]
+        reasoning = " ".join([*claims, _told(asked)])
     if teacher is not None:
         record["reasoning_process"] = reasoning
     return record

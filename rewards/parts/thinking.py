@@ -27,14 +27,16 @@ def proximity(time: float, key_times: Sequence[float], sigma: float) -> float:
     return math.exp(-distance * distance / 2)
 
 
-def point(times: Sequence[float], key_times: Sequence[float], sigma: float) -> float:
+def point(
+    times: Sequence[float], key_times: Sequence[float], sigma: float, _seen: Sequence[float] = ()
+) -> float:
     """Mean proximity of all mentions; 0 without mentions or key frames."""
     if not times or not key_times:
         return 0.0
     return sum(proximity(time, key_times, sigma) for time in times) / len(times)
 
 
-def segment(times: Sequence[float], interval: Interval) -> float:
+def segment(times: Sequence[float], interval: Interval, _seen: Sequence[float] = ()) -> float:
     """Share of mentions inside the interval, ends included."""
     if not times:
         return 0.0

@@ -20,7 +20,7 @@ GAMES = {
     "four boxes in one claim": (
         claim("dog", 5.0, "[0,0,5,5]", DOG, CAT, NOWHERE),
         (1, 1, 2 / 3),
-        (1, 1, 2 / 7),  # 2·1/(4 + 3)
+        (1, 1, 3 / 7),  # the cat's under a wrong name is worth ½: 2·1½/(4 + 3)
     ),
     "a good and a bad claim": (GOOD_AND_BAD, (1, 1, 2 / 3), (1 / 2, 1 / 2, 2 / 5)),
     "the good one three times": (
@@ -28,7 +28,7 @@ GAMES = {
         (1, 1, 2 / 3),
         (3 / 4, 3 / 4, 2 / 7),  # 2·1/(4 + 3)
     ),
-    "wrong name": (claim("horse", 5.0, DOG), (1, 1, 2 / 3), (1, 1, 0)),
+    "wrong name": (claim("horse", 5.0, DOG), (1, 1, 2 / 3), (1, 1, 1 / 4)),  # ½ of ½
     # 3.5 s after one key frame, 4 s before the other: point exp(−3.5²/2) = 0.002187. Strict: recall
     # (0.002187 + exp(−4²/2))/2 = 0.001261, harmonic mean 0.001600.
     "too late": (claim("dog", 8.5, DOG), (0.002187, 0.002187, 0.001600), (1, 0, 0)),

@@ -317,8 +317,8 @@ def test_the_progress_of_the_prompt_decides(profile):
     ("thought", "values"),
     [
         (claim("dog", 5.0, DOG), (1, 1, 0.5)),
-        (claim("cat", 5.0, DOG), (1, 1, 0)),  # names: strict only; the cat is elsewhere
-        (claim("a big dog", 5.0, DOG), (1, 1, 0)),
+        (claim("cat", 5.0, DOG), (1, 1, 0.25)),  # another name: strict ½
+        (claim("a big dog", 5.0, DOG), (1, 1, 0.5)),
         (claim("The Dogs", 5.0, DOG), (1, 1, 0.5)),  # stemmed, without article and case
         (claim("", 5.0, DOG), (1, 1, 0)),
         (claim("dog", 4.0, DOG), (0, 1, 0.5)),  # released: 5 − 4 is not < 1
@@ -328,8 +328,8 @@ def test_the_progress_of_the_prompt_decides(profile):
         (claim("dog", 8.0, DOG), (1, 1, 0.5)),
         (claim("dog", 8.01, DOG), (1, 0, 0)),  # released: late claims always pass
         # Released: 12.5 is not yet near, so 5.0 counts. Else 12.5: IoU of [10,10,30,30] and
-        # [20,20,40,40] is 100/700, and strict 2·(1/7)/4.
-        (claim("dog", 10.0, DOG), (1, 1 / 7, 1 / 14)),
+        # [20,20,40,40] is 100/700, and strict 2·v/4 of v = (1/7 − 1/25)/(1 − 1/25).
+        (claim("dog", 10.0, DOG), (1, 1 / 7, 3 / 56)),
         # A tie: the first counts. At 8.75 both are 3.75 s off, too far but for released.
         (claim("dog", 8.75, DOG), (1, 0, 0)),
         (claim("dog", 500, "[20,20,40,40]"), (1, 0, 0)),
@@ -474,7 +474,7 @@ def test_gate_pass():
 
 # Format
 
-SOUND = "<think><obj>a</obj><box>[1]</box>at<t>1</t>s</think><answer>x</answer>"
+SOUND = "<think><obj>a</obj><box>[1,2,3,4]</box>at<t>1</t>s</think><answer>x</answer>"
 
 
 @every_profile
@@ -488,10 +488,9 @@ SOUND = "<think><obj>a</obj><box>[1]</box>at<t>1</t>s</think><answer>x</answer>"
         (Task.TEMPORAL_SPATIAL, SOUND + "</think>", 0),
         (Task.TEMPORAL_SPATIAL, SOUND + "<obj>", 1),  # outside the thought
         (Task.TEMPORAL, SOUND, 0.5),
-        (Task.TEMPORAL, SOUND.replace("<obj>", "<t>2</t><obj>"), 1),
-        (Task.TEMPORAL_MCQ, SOUND.replace("<obj>", "<t>2</t><obj>"), 1),
+        (Task.TEMPORAL, SOUND.replace("<obj>", "<t>2</t>s<obj>"), 1),
+        (Task.TEMPORAL_MCQ, SOUND.replace("<obj>", "<t>2</t>s<obj>"), 1),
         (Task.VISUAL, SOUND.replace("<t>1</t>", ""), 1),
-        (Task.VISUAL, "<think></think><answer><obj>a</obj><box>[1]</box></answer>", 1),
         (Task.VISUAL, "<think></think><answer><obj></obj><box>[1]</box></answer>", 0.5),
         (Task.VISUAL, "<think></think><answer><box>[1]</box></answer>", 0.5),
         (Task.MCQ, "<think></think><answer></answer>", 1),
@@ -507,9 +506,19 @@ def test_format(profile, task, text, value):
     assert got.parts["format"] == value
 
 
-def test_a_name_of_two_words_is_no_name_as_published():
-    text = "<think></think><answer><obj>red car</obj><box>[1,2,3,4]</box></answer>"
-    for profile, value in zip(ALL, (0.5, 1, 1), strict=True):
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        # Two words are no name as published.
+        ("<think><obj>red car</obj><box>[1,2,3,4]</box></think><answer></answer>", (0.5, 1, 1)),
+        # Strict: a box in the answer alone is no thought.
+        ("<think></think><answer><obj>car</obj><box>[1,2,3,4]</box></answer>", (1, 1, 0.5)),
+        # Nor is one that has no numbers.
+        ("<think><obj>car</obj><box>[1]</box></think><answer></answer>", (1, 1, 0.5)),
+    ],
+)
+def test_a_named_box_of_an_image(text, values):
+    for profile, value in zip(ALL, values, strict=True):
         got = Scorer(RewardsConfig(profile=profile)).score(
             Task.VISUAL, text, truth=VISUAL, progress=1.0, frame_size=(100, 100)
         )
