@@ -181,7 +181,7 @@ class _Import:
         """The row of a record, all about it counted; None if it was rejected, with its reason."""
         report, mended = self.report, []
         try:
-            if not isinstance(record, Mapping):
+            if not isinstance(record, (dict, Mapping)):
                 raise RowError("record is no object", record)
             row = self._named(row_of(record, self.roots, mended), mended)
             if self.media is not None and (reason := self._missing(row.media)):
@@ -245,7 +245,7 @@ def _accepted(records: Iterable[object], each: _Import) -> Iterator[Row]:
         if isinstance(record, BadRecord):
             count(report.rejected, record.reason, record.where)
             continue
-        if isinstance(record, Mapping):
+        if isinstance(record, (dict, Mapping)):
             conventions.see(record)
         row = each.row(record, f"record {report.read}")
         if row is not None:

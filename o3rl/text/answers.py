@@ -113,6 +113,8 @@ def parse_letter(
     asks for them. Raises TruthError.
     """
     options, text = options or {}, str(answer).strip()
+    if text in options and len(text) == 1 and "A" <= text <= "Z":  # nearly every answer
+        return text
     letter = _letter_of(text, options)
     if letter is None:
         raise TruthError("answer is no option letter", answer)

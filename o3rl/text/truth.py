@@ -113,7 +113,7 @@ def parse_key_frames(
         raise TruthError("no key frames", key_frames)
     if _is_pairs(key_items):  # a map of Arrow
         key_items = dict(key_items)  # pyright: ignore[reportArgumentType, reportCallIssue]
-    if not isinstance(key_items, Mapping) or not key_items:
+    if not isinstance(key_items, (dict, Mapping)) or not key_items:
         raise TruthError("no key_items", key_items)
     mended = [] if mended is None else mended
     frames = []
@@ -137,7 +137,7 @@ def parse_key_frames(
 
 def parse_time(frame: Mapping) -> float:
     """The time of a key frame record in seconds, >= 0. Raises TruthError."""
-    if not isinstance(frame, Mapping):
+    if not isinstance(frame, (dict, Mapping)):
         raise TruthError("key frame is no record", frame)
     time = parse_seconds(frame.get("time"), "key frame has no time")
     if time < 0:
@@ -155,7 +155,7 @@ def parse_objects(
     """
     if _is_pairs(items):
         items = dict(items)  # pyright: ignore[reportArgumentType, reportCallIssue]
-    if not isinstance(items, Mapping):
+    if not isinstance(items, (dict, Mapping)):
         raise TruthError("key_items entry is no record", items)
     mended = [] if mended is None else mended
     return tuple(
@@ -230,7 +230,7 @@ def _number(key: object) -> int | None:
 
 
 def _boxes_of(name: object, boxes: object, mended: list[str]) -> Sequence[object]:
-    if isinstance(boxes, Mapping):
+    if type(boxes) is not list and isinstance(boxes, Mapping):
         return (boxes,)
     if not isinstance(boxes, list | tuple):
         raise TruthError("boxes of an object are no list", {name: boxes})
