@@ -1,22 +1,40 @@
-"""`o3rl benchmark score`: what stored replies are worth, by our rules or the published ones."""
+"""`o3rl benchmark`: a model asked a benchmark, or stored replies scored, by whose rules is said."""
 
 import argparse
 import asyncio
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from cluster.outputs import is_object_with, require_own
 from cluster.progress import bar
+from learners.model import architecture
 from o3rl.benchmarks.judge import Judge, JudgeSettings, judged
-from o3rl.benchmarks.registry import scorer_named
-from o3rl.benchmarks.runner import Row, Scoring, read_list, result
+from o3rl.benchmarks.registry import benchmark_named, scorer_named
+from o3rl.benchmarks.runner import Benchmark, Row, Scoring, load_rows, read_list, result
+from o3rl.config import require
 from o3rl.files import write_text
 
-ASIDE = ("schema", "benchmark", "scoring", "boxes", "judge", "unit", "counts", "named", "per_row")
+ASIDE = (
+    "schema",
+    "benchmark",
+    "model",
+    "questions",
+    "sampling",
+    "scoring",
+    "boxes",
+    "judge",
+    "unit",
+    "counts",
+    "named",
+    "per_row",
+)
 
 
 def score(options: argparse.Namespace) -> int:
@@ -26,20 +44,106 @@ def score(options: argparse.Namespace) -> int:
     records: Sequence[Row] = read_list(options.file)
     settings: dict[str, Any] = {"scoring": scoring.by, "boxes": scoring.convention or "as written"}
     settings["judge"] = "stored scores" if name == "V-STaR" else None
-    if options.judge:
-        if name != "V-STaR":
-            raise ValueError(f"--judge is for V-STaR's what answers; {name} needs none")
-        judge = Judge(JudgeSettings(options.judge, options.judge_model), options.judge_cache)
+    if judge := _judge(options, name):
         records, settings["judge"] = _judged(records, judge, scoring.by), judge.settings.shown()
     found = result(name, size, records, scorer(records, scoring), settings=settings)
+    _give(found, options, options.out)
+    return 0
+
+
+def run(options: argparse.Namespace) -> int:
+    """Check all that was said, ask what was not asked before, score it."""
+    from cluster.run.answer import config_of_model
+    from cluster.run.benchmark import Run
+
+    benchmark = _as_asked(benchmark_named(options.name), options)
+    if not options.media.is_dir():
+        raise ValueError(f"--media {options.media} is no folder")
+    require(options.limit >= 0, "--limit", options.limit, "0 (all rows) or more")
+    judge = _judge(options, benchmark.name)
+    rows = load_rows(benchmark, options.data, subset=options.subset or options.limit > 0)
+    rows = rows[: options.limit or None]
+    config = config_of_model(options)
+    family = architecture.config_of(config.model.path).get("model_type", "")
+    boxes = family if options.boxes is None and options.scoring == "ours" else options.boxes or ""
+    scoring = Scoring(options.scoring, boxes)
+    folder = options.folder or Path("runs/benchmarks") / options.name
+    asked = Run(config, benchmark, rows, options.media, folder, not options.plain)
+    require_own(folder / "result.json", "--folder", is_object_with("schema", "benchmark"))
+    left = asked.left()
+    for video in asked.missing():
+        sys.stderr.write(f"missing, its rows score 0: {video}\n")
+    records = _asked(asked, left)
+    settings: dict[str, Any] = {
+        "model": config.model.path,
+        "questions": "plain" if options.plain else "thinking",
+        "sampling": asdict(benchmark.sampling),
+        "scoring": scoring.by,
+        "boxes": scoring.convention or "as written",
+        "judge": None,
+    }
+    if judge:
+        records, settings["judge"] = _judged(records, judge, scoring.by), judge.settings.shown()
+    elif benchmark.name == "V-STaR":
+        settings["judge"] = "none: no what answer counts as right"
+    write_text(folder / "replies.json", json.dumps(records))
+    scores = benchmark.score(records, scoring)
+    _give(
+        result(benchmark.name, benchmark.size, records, scores, settings=settings),
+        options,
+        folder / "result.json",
+    )
+    return 0
+
+
+def _as_asked(benchmark: Benchmark, options: argparse.Namespace) -> Benchmark:
+    """With the frames, pixels and tokens that the command line wants."""
+    wanted = {
+        name: value
+        for name in ("frames", "pixels", "max_tokens")
+        if (value := getattr(options, name)) is not None
+    }
+    sampling = replace(benchmark.sampling, **wanted)
+    frames = sampling.frames
+    require(frames >= 2 and frames % 2 == 0, "--frames", frames, "an even number from 2 on")
+    require(sampling.pixels >= 0, "--pixels", sampling.pixels, "0 (their own size) or more")
+    require(sampling.max_tokens >= 1, "--max-tokens", sampling.max_tokens, "1 or more")
+    return replace(benchmark, sampling=sampling)
+
+
+def _asked(asked: Any, left: int) -> Sequence[Row]:
+    """The records of a `cluster.run.benchmark.Run`."""
+    from cluster.run.benchmark import replies
+    from cluster.services.session import ray_session
+
+    done = 0
+    with ray_session(asked.config.cluster), bar(asked.benchmark.name, len(asked.rows)) as show:
+
+        def advance() -> None:
+            nonlocal done
+            done += 1
+            show(done, f"{left} were to be asked")
+
+        return asyncio.run(replies(asked, advance))
+
+
+def _judge(options: argparse.Namespace, name: str) -> Judge | None:
+    if not options.judge:
+        return None
+    if name != "V-STaR":
+        raise ValueError(f"--judge is for V-STaR's what answers; {name} needs none")
+    return Judge(JudgeSettings(options.judge, options.judge_model), options.judge_cache)
+
+
+def _give(found: dict[str, Any], options: argparse.Namespace, out: Path | None) -> None:
+    """The result as a file and on the terminal."""
     text = json.dumps(found, indent=2)  # ASCII: a reply may hold half a character
-    if options.out is not None:
-        write_text(options.out, text)
+    if out is not None:
+        write_text(out, text)
     if options.json:
         sys.stdout.write(f"{text}\n")
     else:
         _show(found)
-    return 0
 
 
 def _judged(records: Sequence[Row], judge: Judge, by: str) -> list[Row]:

@@ -44,6 +44,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _config(options: argparse.Namespace) -> RunConfig:
+    config = config_of_model(options)
+    media = replace(config.data, media=str(options.video.absolute().parent))
+    return replace(config, data=media)
+
+
+def config_of_model(options: argparse.Namespace) -> RunConfig:
     """CONFIG, or that beside the model; with the model to be asked. The shipped one has its own."""
     if options.model != "tiny":
         require_model(options.model)
@@ -60,9 +66,7 @@ def _config(options: argparse.Namespace) -> RunConfig:
             f"--model {options.model}: there is no {beside} that says how to ask it; name a "
             "configuration by --config"
         )
-    config = of_model(config, model_path(options.model))
-    media = replace(config.data, media=str(options.video.absolute().parent))
-    return replace(config, data=media)
+    return of_model(config, model_path(options.model))
 
 
 async def answer(config: RunConfig, row: Row, folder: Path, *, convention: BoxConvention) -> Any:

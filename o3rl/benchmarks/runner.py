@@ -80,6 +80,7 @@ class Sampling:
     max_tokens: int
     temperature: float = 0.0
     repetition_penalty: float = 1.05
+    fps: float = 1000.0  # frames a second, at most
     samples: int = 1
 
 
@@ -216,7 +217,7 @@ class Runner:
     model: str = ""  # whose replies these are; a log of another's is refused
     think: bool = True
     at_once: int = 16
-    _names: dict[str, Path] = field(default_factory=dict, init=False)
+    _find: Callable[[str], Path | None] = field(init=False)
 
     async def run(
         self, rows: Sequence[Row], advance: Callable[[], None] = lambda: None
@@ -225,15 +226,16 @@ class Runner:
 
         Raises ValueError where the log is of other rows.
         """
-        done = read_log(self.log, rows, self._settings())
-        self._names = {path.name: path for path in sorted(self.media.rglob("*")) if path.is_file()}
+        settings = settings_of(self.model, self.think, self.benchmark.sampling)
+        done = read_log(self.log, rows, settings)
+        self._find = find_videos(self.media)
         room = asyncio.Semaphore(self.at_once)
         self.log.parent.mkdir(parents=True, exist_ok=True)
 
         async def one(number: int) -> None:
             async with room:
                 done[number] = await self._one(rows[number])
-                _append(self.log, number, rows[number], self._settings(), done[number])
+                _append(self.log, number, rows[number], settings, done[number])
                 advance()
 
         async with asyncio.TaskGroup() as group:
@@ -243,9 +245,6 @@ class Runner:
                 else:
                     group.create_task(one(number))
         return [done[number] for number in range(len(rows))]
-
-    def _settings(self) -> str:
-        return f"{self.model}, {'thinking' if self.think else 'plain'}, {self.benchmark.sampling}"
 
     async def _one(self, row: Row) -> Row:
         record, texts = self.benchmark.record, {}
@@ -264,11 +263,6 @@ class Runner:
             else:
                 texts[call.name] = text
         return record(row, texts, failed) | {"input_size": list(shown.size)}
-
-    def _find(self, video: str) -> Path | None:
-        """At its own place below the media folder, or anywhere below it by its name."""
-        path = self.media / video
-        return path if path.is_file() else self._names.get(Path(video).name)
 
     async def _call(self, call: Call, shown: Shown) -> str | None:
         images = [*shown.images, *([self.media / call.picture] if call.picture else [])]
@@ -291,6 +285,22 @@ def chat(call: Call, times: Sequence[float]) -> list[Message]:
     content.append({"type": "text", "text": call.text})
     system = [{"role": "system", "content": call.system}] if call.system else []
     return [*system, {"role": "user", "content": content}]
+
+
+def settings_of(model: str, think: bool, sampling: Sampling) -> str:
+    """What must be the same for a log to be gone on with."""
+    return f"{model}, {'thinking' if think else 'plain'}, {sampling}"
+
+
+def find_videos(media: Path) -> Callable[[str], Path | None]:
+    """Finds a video at its own place below the media folder, or anywhere below it by its name."""
+    names = {path.name: path for path in sorted(media.rglob("*")) if path.is_file()}
+
+    def find(video: str) -> Path | None:
+        path = media / video
+        return path if path.is_file() else names.get(Path(video).name)
+
+    return find
 
 
 def read_log(log: Path, rows: Sequence[Row], settings: str) -> dict[int, Row]:

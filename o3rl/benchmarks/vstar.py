@@ -111,7 +111,7 @@ def record(row: Row, texts: Mapping[str, str], reason: str) -> Row:
 BENCHMARK = Benchmark(
     name="V-STaR",
     size=SIZE,
-    sampling=Sampling(frames=16, pixels=0, max_tokens=2048),
+    sampling=Sampling(frames=16, pixels=0, max_tokens=2048, fps=1.0),
     read=read_rows,
     video=lambda row: f"{row['vid']}.mp4",
     calls=calls,

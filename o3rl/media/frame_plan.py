@@ -43,9 +43,11 @@ class VideoInfo:
 def smart_size(width: int, height: int, frames: FramesConfig) -> tuple[int, int]:
     """Width and height of a video's frame as it goes in: its budget, and up to 5 % above.
 
+    A budget of 0, which no configuration has, leaves the frame its size but for the factor.
     ValueError if a side is below 1 or one is over 200 times the other.
     """
-    return _fitted(width, height, frames.factor, frames.pixels, int(CEILING * frames.pixels))
+    ceiling = int(CEILING * frames.pixels) or 2 * width * height + frames.factor**2
+    return _fitted(width, height, frames.factor, frames.pixels or frames.factor**2, ceiling)
 
 
 def image_size(width: int, height: int, frames: FramesConfig) -> tuple[int, int]:

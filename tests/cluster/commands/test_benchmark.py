@@ -105,3 +105,50 @@ def test_what_a_model_writes_never_stops_the_command(tmp_path, capsys, options):
 
 def _tvg():
     return json.loads((DATA / "tvg_scores.json").read_text())["rows"]
+
+
+def asked(tmp_path, *more, media="media", data="tvg.json", model="tiny"):
+    """Arguments of a run that would ask one row of TVGBench."""
+    (tmp_path / "media").mkdir(exist_ok=True)
+    row = {"path": "a.mp4", "question": "it falls", "answer": "1.0-2.0"}
+    (tmp_path / "tvg.json").write_text(json.dumps([row]))
+    given = ["--data", str(tmp_path / data), "--media", str(tmp_path / media), "--model", model]
+    return ["benchmark", "TVGBench", *given, "--folder", str(tmp_path / "out"), *more]
+
+
+@pytest.mark.parametrize(
+    ("more", "changed", "told"),
+    [
+        ([], {}, "holds 1 rows; TVGBench has 800"),
+        (["--subset"], {"media": "nowhere"}, "nowhere is no folder"),
+        (["--subset"], {"data": "none.json"}, "none.json"),
+        (["--subset"], {"model": "no/model"}, "no/model"),
+        (["--subset", "--frames", "3"], {}, "--frames is 3; it must be an even number"),
+        (["--limit", "-1"], {}, "--limit is -1"),
+        (["--subset", "--judge", "http://h/v1", "--judge-model", "m"], {}, "--judge is for V-STaR"),
+        (["--subset", "rollouts.replica=2"], {}, "rollouts.replica"),
+    ],
+)
+def test_what_is_wrong_is_told_before_anything_starts(
+    tmp_path, capsys, monkeypatch, more, changed, told
+):
+    monkeypatch.setattr("cluster.commands.benchmark._asked", pytest.fail)
+    assert main(asked(tmp_path, *more, **changed)) == 1
+    assert told in capsys.readouterr().err
+
+
+def test_a_missing_video_is_named_and_scored_and_the_result_is_kept(tmp_path, capsys, monkeypatch):
+    def none(run, left):
+        assert left == 1
+        return [run.benchmark.record(row, {}, "video missing") for row in run.rows]
+
+    monkeypatch.setattr("cluster.commands.benchmark._asked", none)
+    assert main(asked(tmp_path, "--subset", "--json")) == 0
+    out, err = capsys.readouterr()
+    assert "missing, its rows score 0: a.mp4" in err
+    found = json.loads(out)
+    assert (found["mIoU"], found["counts"]["given"], found["counts"]["subset"]) == (0.0, 1, True)
+    assert found["sampling"]["frames"] == 64
+    assert json.loads((tmp_path / "out" / "result.json").read_text()) == found
+    stored = str(tmp_path / "out" / "replies.json")
+    assert scored(capsys, "tvgbench", stored)["mIoU"] == 0.0
