@@ -14,7 +14,7 @@ from tests.cluster.run.benchmark_files import MISSING, write_benchmarks
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
-OVERRIDES = ["rollouts.max_model_tokens=2048", "frames.readers=1", "cluster.cpus=2"]
+OVERRIDES = ["rollouts.max_model_tokens=2048", "frames.readers=1"]
 
 
 def runs(folder) -> dict[str, Run]:
