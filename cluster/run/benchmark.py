@@ -14,6 +14,7 @@ from o3rl.benchmarks.runner import (
     Message,
     Runner,
     Sampling,
+    Shown,
     find_videos,
     read_log,
     settings_of,
@@ -104,23 +105,15 @@ def frames_of(frames: FramesConfig, sampling: Sampling) -> FramesConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """See `o3rl.benchmarks.runner.Shown`."""
-
-    images: Sequence[np.ndarray]
-    times: Sequence[float]
-    size: tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
 class MediaFrames:
     """Frames by the media actor, which is configured for the benchmark and reads below `root`."""
 
     media: Any  # cluster.services.media.AsyncMedia
     root: Path
 
-    async def __call__(self, path: Path, _: Sampling, span: Interval | None) -> Shown:
+    async def __call__(self, path: Path, sampling: Sampling, span: Interval | None) -> Shown:
         """See `o3rl.benchmarks.runner.Frames`."""
+        del sampling  # as the media actor is configured
         below = str(path.relative_to(self.root))
         row = Row(below, Task.FREE_FORM, "", "", below, Truth(""), part=span)
         prepared = await self.media.prepare(row, training=False)

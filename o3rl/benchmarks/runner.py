@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from o3rl.media.decoder import MediaError, inside
 from o3rl.types import Interval
 
 logger = logging.getLogger(__name__)
@@ -99,7 +100,8 @@ class Benchmark:
     span: Callable[[Row], Interval | None] = lambda row: None  # noqa: ARG005  seconds, if cut
 
 
-class Shown(Protocol):
+@dataclass(frozen=True, slots=True)
+class Shown:
     """The frames of a clip that the model is shown, in order, with their times and size."""
 
     images: Sequence[Any]
@@ -265,8 +267,13 @@ class Runner:
         return record(row, texts, failed) | {"input_size": list(shown.size)}
 
     async def _call(self, call: Call, shown: Shown) -> str | None:
-        images = [*shown.images, *([self.media / call.picture] if call.picture else [])]
         messages = chat(call, shown.times)
+        try:
+            picture = [inside(self.media, call.picture)] if call.picture else []
+        except MediaError as error:
+            logger.warning("call %s: %s", call.name, error)
+            return None
+        images = [*shown.images, *picture]
         for attempt in range(ATTEMPTS):
             try:
                 return (await self.asker.ask(messages, images, self.benchmark.sampling))[0]

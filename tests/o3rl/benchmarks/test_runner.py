@@ -2,29 +2,22 @@
 
 import asyncio
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 from golden_values import golden
 
 from o3rl.benchmarks.registry import BENCHMARKS, benchmark_named, scorer_named
-from o3rl.benchmarks.runner import Call, Runner, Scoring, chat, load_rows, read_list, result
+from o3rl.benchmarks.runner import Call, Runner, Scoring, Shown, chat, load_rows, read_list, result
 
 VSTAR, TVG = benchmark_named("vstar"), benchmark_named("TVGBench")
 ROWS = [stored["row"] for stored in golden("vstar_scores")["rows"][:4]]
 
 
-@dataclass
-class Seen:
-    images: tuple = ("one", "two")
-    times: tuple = (0.0, 2.5)
-    size: tuple = (64, 48)
-
-
 async def frames(path, *_):
     if path.stat().st_size == 0:
         raise ValueError("no frames")
-    return Seen()
+    return Shown(("one", "two"), (0.0, 2.5), (64, 48))
 
 
 class Asker:
@@ -168,3 +161,14 @@ def test_files_that_are_no_list_are_told(tmp_path):
         file.write_text(text)
         with pytest.raises(ValueError, match=words):
             read_list(file)
+
+
+def test_a_picture_outside_of_the_media_folder_is_not_shown(tmp_path):
+    media(tmp_path / "media", ROWS[:1])
+    (tmp_path / "secret.png").write_bytes(b"x")
+    asker = Asker()
+    runner = Runner(VSTAR, asker, frames, tmp_path / "media", tmp_path / "log.jsonl", "m")
+    call = Call("response", "What?", picture="../secret.png")
+    shown = Shown(("one",), (0.0,), (64, 48))
+    assert asyncio.run(runner._call(call, shown)) is None
+    assert asker.asked == []
