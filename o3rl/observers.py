@@ -9,13 +9,14 @@ import json
 import logging
 import shutil
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from o3rl.evaluation.evaluator import GREEDY, Answered, Evaluator
-from o3rl.evaluation.evidence import Entry
+from o3rl.evaluation.evidence import Entry, Response
 from o3rl.evaluation.measures import summary
 from o3rl.evaluation.pages import write_page
 from o3rl.files import replace_folder, write_text
@@ -145,7 +146,8 @@ class Tracking:
             return
         path = self._pages / f"step-{step:05d}.html"
         title = f"Rollouts of step {step}, by version {version.incarnation}.{version.n - 1}"
-        await asyncio.to_thread(write_page, path, title, entries, convention=self._convention)
+        how = {"convention": self._convention, "weights": self._weights}
+        await asyncio.to_thread(write_page, path, title, entries, **how)
         self._tracker.artifact(path, "pages")
 
     async def _entry(self, scored: ScoredGroup) -> Entry | None:
@@ -164,7 +166,6 @@ class Tracking:
             rollout.text,
             scored.rewards_G[place],
             f"the best of {len(scored.rewards_G)}; advantage {scored.advantages_G[place]:+.2f}",
-            (),
         )
 
 
@@ -190,19 +191,50 @@ class Checkpointing:
         return await self._checkpoints.save(step, self._state(), ledger=self._ledger)
 
 
-async def entries_of(answered: Sequence[Answered], frames: Frames, *, limit: int) -> list[Entry]:
-    """Page entries of evaluated rows, the tasks in turn, one response a row."""
+async def entries_of(
+    answered: Mapping[str, Sequence[Answered]],
+    frames: Frames,
+    *,
+    limit: int,
+    unseen: Mapping[str, Sequence[Answered]] | None = None,
+) -> list[Entry]:
+    """Page entries of evaluated rows by model, the tasks in turn, one response a model and row.
+
+    The last model's are the entries, those of the others stand beside; `unseen` are answers of who
+    did not see the frames, by name. A row that the last model has not answered is left out.
+    """
+    *others, last = answered
     by_task: dict[str, list[Answered]] = {}
-    for each in answered:
+    for each in answered[last]:
         if each.group is not None:
             by_task.setdefault(each.row.task, []).append(each)
     chosen: list[Answered] = []
     while len(chosen) < limit and any(by_task.values()):
         chosen += [rows.pop(0) for rows in by_task.values() if rows]
-    return [await _answer_entry(each, frames) for each in chosen[:limit]]
+    beside = _responses({name: answered[name] for name in others})
+    blind = _responses(unseen or {})
+    return [
+        replace(
+            await _answer_entry(each, last, frames),
+            others=tuple(beside.get(each.row.id, ())),
+            unseen=tuple(blind.get(each.row.id, ())),
+        )
+        for each in chosen[:limit]
+    ]
 
 
-async def _answer_entry(answered: Answered, frames: Frames) -> Entry:
+def _responses(answered: Mapping[str, Sequence[Answered]]) -> dict[str, list[Response]]:
+    """The first response of each model, by row."""
+    found: dict[str, list[Response]] = {}
+    for name, rows in answered.items():
+        for each in rows:
+            if each.group is not None:
+                response = Response(name, each.group.rollouts_G[0].text, each.rewards[0])
+                found.setdefault(each.row.id, []).append(response)
+    return found
+
+
+async def _answer_entry(answered: Answered, model: str, frames: Frames) -> Entry:
     assert answered.group is not None
     prompt = answered.group.prompt
     return Entry(
@@ -211,8 +243,8 @@ async def _answer_entry(answered: Answered, frames: Frames) -> Entry:
         await frames(prompt.media_key),
         answered.group.rollouts_G[0].text,
         answered.rewards[0],
-        f"row {answered.row.id}",
-        (),
+        answered.row.source or "held out",
+        model=model,
     )
 
 

@@ -39,6 +39,16 @@ class Task(StrEnum):
     VISUAL = "visual QA"
 
 
+TASK_PARTS: dict[Task, tuple[str, ...]] = {  # the others of `PARTS` are 0 whatever is answered
+    Task.MCQ: ("ans_acc", "format"),
+    Task.FREE_FORM: ("ans_acc", "format"),
+    Task.TEMPORAL_SPATIAL: ("ans_acc", "thk_temporal_point", "thk_spatial", "format"),
+    Task.TEMPORAL: ("ans_tiou", "thk_temporal_segment", "format"),
+    Task.TEMPORAL_MCQ: ("ans_acc", "ans_tiou", "thk_temporal_segment", "format"),
+    Task.VISUAL: ("ans_viou", "thk_spatial", "format"),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class KeyFrame:
     """One annotated frame: its time in seconds and the true boxes of each object by name.

@@ -134,7 +134,8 @@ async def _learn(
         seed=config.seed,
         config=as_yaml(config),
     )
-    return built, [each.page for each in found.values() if each.page]
+    pages = [page for each in found.values() for page in (each.side_by_side, each.page) if page]
+    return built, pages
 
 
 def _track(config: RunConfig, report: dict[str, Any]) -> None:

@@ -28,7 +28,8 @@ MADE = re.compile(
   | data/media/(videos|images)/(train|held-out)-(video|picture)-\d+\.(mp4|png)
   | rows/(sft|rl|held-out)/(import\.json | (\.\w+/)?task=\w+/part-\d+\.parquet)
   | (sft|rl)/({_STAGE})
-  | evaluation/({_STAGE} | (base|sft|rl)(-greedy|-sampled)?\.(json|jsonl|html))
+  | evaluation/({_STAGE} | (base|sft|rl)(-greedy|-sampled)?\.(json|jsonl|html)
+                | side-by-side\.html)
     """,
     re.VERBOSE,
 )

@@ -9,7 +9,7 @@ import asyncio
 import json
 import mmap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -29,6 +29,7 @@ from o3rl.types import Row, Version
 
 BUCKET_BYTES = 2**28
 PAGE_ROWS = 36
+COMPARED = "side-by-side.html"
 
 
 def run(options: argparse.Namespace) -> int:
@@ -48,6 +49,7 @@ def run(options: argparse.Namespace) -> int:
     for name in models:
         require_own(folder / f"{name}.json", "--out", is_object_with("greedy"))
         require_own(folder / f"{name}.html", "--out", is_page)
+    require_own(folder / COMPARED, "--out", is_page)
     with ray_session(config.cluster):
         found = asyncio.run(evaluate(config, models, rows, folder=folder))
     Console().print(models_table({name: each.modes for name, each in found.items()}))
@@ -75,6 +77,8 @@ class Evaluated:
     modes: dict[str, Any]
     page: Any  # o3rl.evaluation.pages.PageLink, or None where no row was answered
     seconds: float
+    greedy: Sequence[Answered] = ()
+    side_by_side: Any = None  # of the last of several models: the page of all
 
 
 async def evaluate(
@@ -82,7 +86,8 @@ async def evaluate(
 ) -> dict[str, Evaluated]:
     """Answer `rows` with each model in a started Ray session.
 
-    Writes NAME.json (numbers), NAME-greedy.jsonl and NAME-sampled.jsonl (responses), NAME.html.
+    Writes NAME.json (numbers), NAME-greedy.jsonl and NAME-sampled.jsonl (responses), NAME.html, and
+    of several models side-by-side.html.
     """
     from cluster.services.wiring import model_type, services
     from o3rl.concurrency import gather_first_error
@@ -110,6 +115,10 @@ async def evaluate(
             found[name] = await _evaluate_one(
                 config, evaluator, rows, name=name, folder=folder, convention=convention
             )
+        if len(models) > 1:
+            greedy = {name: each.greedy for name, each in found.items()}
+            page = await _write_page(config, evaluator, greedy, folder / COMPARED, convention)
+            found[name] = replace(found[name], side_by_side=page)
     return found
 
 
@@ -125,8 +134,6 @@ async def _evaluate_one(
     from cluster.progress import bar
     from o3rl.evaluation.evaluator import GREEDY, SAMPLED
     from o3rl.evaluation.measures import summary
-    from o3rl.evaluation.pages import write_page
-    from o3rl.observers import entries_of
 
     began = perf_counter()
     answered, modes = [], {}
@@ -144,16 +151,29 @@ async def _evaluate_one(
             modes[mode] = summary(scored, seed=config.seed, weights=config.rewards.weights)
             write_responses(folder / f"{name}-{mode}.jsonl", answered)
     write_text(folder / f"{name}.json", json.dumps(modes, indent=1) + "\n")
-    entries = await entries_of(answered, evaluator.media.frames, limit=PAGE_ROWS)
-    page = None
-    if entries:
-        page = write_page(
-            folder / f"{name}.html",
-            f"Held-out rows, answered greedily by {name}",
-            entries,
-            convention=convention,
-        )
-    return Evaluated(modes, page, perf_counter() - began)
+    page = await _write_page(
+        config, evaluator, {name: answered}, folder / f"{name}.html", convention
+    )
+    return Evaluated(modes, page, perf_counter() - began, answered)
+
+
+async def _write_page(
+    config: RunConfig,
+    evaluator: Any,
+    greedy: Mapping[str, Sequence[Answered]],
+    path: Path,
+    convention: BoxConvention,
+) -> Any:
+    """The evidence of one model, or of several side by side; None where no row was answered."""
+    from o3rl.evaluation.pages import write_page
+    from o3rl.observers import entries_of
+
+    entries = await entries_of(greedy, evaluator.media.frames, limit=PAGE_ROWS)
+    if not entries:
+        return None
+    title = f"Held-out rows, answered greedily by {', '.join(greedy)}"
+    weights = config.rewards.weights
+    return write_page(path, title, entries, convention=convention, weights=weights)
 
 
 def write_responses(path: Path, answered: Sequence[Answered]) -> None:

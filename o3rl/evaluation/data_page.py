@@ -12,8 +12,10 @@ from typing import Any
 
 from o3rl.data.check import Check
 from o3rl.data.statistics import ALL, SERIES
-from o3rl.evaluation.evidence import Entry, Shot, nearest_frame, segments, shots, strip, timeline
-from o3rl.evaluation.html import data_url, environment, jpeg, policy
+from o3rl.evaluation.cards import frames_card
+from o3rl.evaluation.evidence import Entry, Pair, crops, key_shots, pairs, timeline
+from o3rl.evaluation.html import environment, policy
+from o3rl.evaluation.passages import passages
 from o3rl.files import write_text
 from o3rl.media.decoder import MediaError
 from o3rl.media.reader import MediaReader
@@ -131,22 +133,16 @@ def _tasks(entries: Sequence[Entry]) -> dict[str, int]:
 
 def card(place: int, entry: Entry) -> dict[str, Any]:
     """What the template needs of one row."""
-    row, frames = entry.row, strip(entry)
-    return {
-        "id": f"r{place + 1}",
-        "entry": entry,
-        "task": row.task.value,
-        "place": place,
-        "is_image": row.task is Task.VISUAL,
+    row, claims = entry.row, entry.reward.claims
+    parted = passages(entry.text[:MAX_TEXT], claims, is_image=row.task is Task.VISUAL)
+    return frames_card(f"r{place + 1}", place, entry) | {
         "question": row.question[:MAX_TEXT],
         "answer": row.truth.text[:MAX_TEXT],
-        "images": [data_url(jpeg(frame), "jpeg") for frame in entry.frames],
-        "width": entry.frames.shape[2],
-        "height": entry.frames.shape[1],
-        "shots": _shots(entry, frames),
-        "strip": () if len(entry.frames) == 1 else frames,
+        "pairs": _pairs(entry),
         "timeline": timeline(entry),
-        "segments": list(segments(entry.text[:MAX_TEXT])),
+        "passages": parted,
+        "crops": crops(entry),
+        "cited": {number for passage in parted for number in passage.claims},
         "objects_are": ("True objects", "boxes"),
         "objects": [
             (f"{key.time:g} s", name, len(boxes))
@@ -156,12 +152,11 @@ def card(place: int, entry: Entry) -> dict[str, Any]:
     }
 
 
-def _shots(entry: Entry, frames: Sequence[Shot]) -> tuple[Shot, ...]:
+def _pairs(entry: Entry) -> tuple[Pair, ...]:
     """Large pictures: what the reasoning claims, or the key frames, or the image."""
     if entry.reward.claims or entry.row.task is Task.VISUAL:
-        return shots(entry, convention=ABSOLUTE)
-    keys = entry.row.truth.key_frames
-    return tuple(frames[at] for at in sorted({nearest_frame(entry.plan, k.time) for k in keys}))
+        return pairs(entry, convention=ABSOLUTE)
+    return tuple(Pair(shot) for shot in key_shots(entry))
 
 
 def _thought(row: Row) -> str:

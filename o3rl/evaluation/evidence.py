@@ -1,5 +1,6 @@
-"""What an evidence page shows of one response, as plain values: geometry and words, no HTML.
+"""What an evidence page shows of one response, as plain values: pictures and times, no HTML.
 
+The text is in `o3rl.evaluation.passages`. Claims have numbers, from 1; true objects letters.
 Times are in seconds, positions on the timeline in its own units (`WIDTH` wide), boxes in the
 frame's pixels. Boxes and times that a model wrote may be anything, infinities included: they are
 cut to the frame and to the clip, or left out.
@@ -7,36 +8,44 @@ cut to the frame and to the clip, or left out.
 
 import math
 import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from o3rl.evaluation.passages import COLORS
 from o3rl.text.boxes import BoxConvention
-from o3rl.text.grammar import (
-    answer_of,
-    interval_of,
-    raw_boxes,
-    raw_claims,
-    thought_of,
-    time_mentions,
-)
-from o3rl.types import PART_WORDS, Box, Claim, FramePlan, KeyFrame, Reward, Row, Task
+from o3rl.text.grammar import answer_of, interval_of, raw_boxes, thought_of, time_mentions
+from o3rl.types import Box, Claim, FramePlan, KeyFrame, Reward, Row, Task
 
-COLORS = 6  # of claims, in the style sheet
 SAME_MOMENT = 0.5  # seconds, within which a key frame's boxes are those of a frame
 MAX_SHOTS = 6
 WIDTH = 1000  # of the timeline
 MARGIN = 14
+CROP_MARGIN = 0.15  # of a box's sides, around it in its crop
+LEAST_CROP = 0.12  # of the frame's shorter side
+ANSWER_BADGE = "★"
 
-_TAG = re.compile(r"(</?(?:think|answer|obj|box|t)>)")
-_KIND = {"<obj>": "obj", "<box>": "box", "<t>": "time"}
+Named = tuple[str, tuple[Box, ...]]  # an object and its boxes
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """Another response to the question of an entry; `model` is who gave it."""
+
+    model: str
+    text: str
+    reward: Reward
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One response with what it was asked and what it saw: `frames` is [F, H, W, 3] uint8."""
+    """One response with what it was asked and what it saw: `frames` is [F, H, W, 3] uint8.
+
+    Beside it may stand what other models said (`others`), and what was said by who did not see
+    these frames but blank ones or another video's (`unseen`). `clip` is the video as MP4 for a
+    browser, whose times are the plan's; without it the frames are played.
+    """
 
     row: Row
     plan: FramePlan
@@ -45,6 +54,10 @@ class Entry:
     reward: Reward
     heading: str
     notes: tuple[str, ...] = ()
+    model: str = ""
+    others: tuple[Response, ...] = ()
+    unseen: tuple[Response, ...] = ()
+    clip: bytes = b""
 
     def __post_init__(self):
         count = len(self.plan.times_F)
@@ -55,6 +68,11 @@ class Entry:
                 f"[{count}, height, width, 3]"
             )
 
+    @property
+    def is_scored(self) -> bool:
+        """Whether there is a truth that it was held to."""
+        return bool(self.reward.parts)
+
 
 @dataclass(frozen=True, slots=True)
 class Outline:
@@ -64,37 +82,53 @@ class Outline:
     y: float
     width: float
     height: float
+    badge: str
     label: str
     kind: str
     color: int = 0
     faint: bool = False  # true boxes of another moment than the frame's
 
-    @property
-    def label_width(self) -> float:
-        """Of its label, about, in font sizes; East Asian signs are as wide as high."""
-        wide = sum(unicodedata.east_asian_width(sign) in "WF" for sign in self.label)
-        return 1.05 * wide + 0.64 * (len(self.label) - wide)
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """What a badge stands for; colour -1: of no claim."""
+
+    badge: str
+    words: str
+    color: int = -1
+    time: float | None = None  # at which the clip shows it
 
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """One frame with boxes on it."""
+    """One frame with boxes on it; `key_time` of the key frame that a true picture is of."""
 
     frame: int
     time: float
     outlines: tuple[Outline, ...]
-    words: tuple[tuple[int, str], ...] = ()  # colour and caption of each claim
+    captions: tuple[Caption, ...] = ()
     is_key: bool = False
     cited: tuple[int, ...] = ()  # colours of the claims nearest to it
+    key_time: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
-    """A piece of the response: `kind` is plain, tag, obj, box or time; colour -1: of no claim."""
+class Pair:
+    """A frame that is cited, and beside it the true ones that its claims are held to."""
 
-    text: str
-    kind: str
-    color: int = -1
+    cited: Shot
+    true: tuple[Shot, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """What a claim's first box shows: a window (x, y, width, height) on a frame, in pixels."""
+
+    badge: str
+    color: int
+    frame: int
+    window: tuple[float, float, float, float]
+    words: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,25 +154,45 @@ class Timeline:
     cited: tuple[Cited, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """A part of the reward: its name, its words, its value, and how full its bar is in percent."""
-
-    name: str
-    words: str
-    value: float
-    percent: float
-
-
-def shots(entry: Entry, *, convention: BoxConvention) -> tuple[Shot, ...]:
-    """The frames nearest the claims, at most `MAX_SHOTS`, with claimed and true boxes."""
+def pairs(entry: Entry, *, convention: BoxConvention) -> tuple[Pair, ...]:
+    """The frames nearest the claims, at most `MAX_SHOTS`, and the true ones beside them."""
     if entry.row.task is Task.VISUAL:
-        return (_image_shot(entry, convention),)
+        return (_image_pair(entry, convention),)
     by_frame: dict[int, list[tuple[int, Claim]]] = {}
     for number, claim in enumerate(entry.reward.claims):
         by_frame.setdefault(nearest_frame(entry.plan, claim.time), []).append((number, claim))
     chosen = sorted(list(by_frame.items())[:MAX_SHOTS])
-    return tuple(_claim_shot(entry, frame, claims) for frame, claims in chosen)
+    return tuple(_claim_pair(entry, frame, claims) for frame, claims in chosen)
+
+
+def crops(entry: Entry) -> dict[int, Crop]:
+    """By the number of the claim, from 0: its first box, if any part of that can be seen."""
+    height, width = entry.frames.shape[1:3]
+    least = LEAST_CROP * min(width, height)
+    found = {}
+    for number, claim in enumerate(entry.reward.claims):
+        color, badge = number % COLORS, str(number + 1)
+        for one in list(_outlines(entry, claim.boxes[:1], badge, claim.name, "claim")):
+            wide = min(max(one.width * (1 + 2 * CROP_MARGIN), least), width)
+            high = min(max(one.height * (1 + 2 * CROP_MARGIN), least), height)
+            x = min(max(one.x + (one.width - wide) / 2, 0.0), width - wide)
+            y = min(max(one.y + (one.height - high) / 2, 0.0), height - high)
+            window = (round(x, 1), round(y, 1), round(wide, 1), round(high, 1))
+            frame = nearest_frame(entry.plan, claim.time)
+            found[number] = Crop(badge, color, frame, window, claim_words(entry, claim))
+    return found
+
+
+def key_shots(entry: Entry) -> tuple[Shot, ...]:
+    """The frames nearest the key frames, with the true boxes."""
+    return tuple(_true_shot(entry, key) for key in entry.row.truth.key_frames)
+
+
+def claim_words(entry: Entry, claim: Claim) -> str:
+    """Its name, and for a video its time."""
+    if entry.row.task is Task.VISUAL:
+        return claim.name or "box without a name"
+    return f"{claim.name} at {claim.time:g} s"
 
 
 def strip(entry: Entry) -> tuple[Shot, ...]:
@@ -151,7 +205,9 @@ def strip(entry: Entry) -> tuple[Shot, ...]:
     for frame, time in enumerate(entry.plan.times_F):
         keys = [key for key in entry.row.truth.key_frames if _is_at(key, time)]
         outlines = tuple(o for key in keys for o in _true_outlines(entry, key, time))
-        out.append(Shot(frame, time, outlines, (), bool(keys), tuple(cited.get(frame, ()))))
+        out.append(
+            Shot(frame, time, outlines, is_key=bool(keys), cited=tuple(cited.get(frame, ())))
+        )
     return tuple(out)
 
 
@@ -200,58 +256,61 @@ def ticks(duration: float) -> list[float]:
     return [0.0, duration]
 
 
-def segments(text: str) -> Iterator[Segment]:
-    """The whole text in pieces by tag; the pieces of a claim have its colour."""
-    spans = list(_claim_spans(text))
-    position, kind = 0, "plain"
-    for piece in _TAG.split(text):
-        color = next((c for start, end, c in spans if start <= position < end), -1)
-        if _TAG.fullmatch(piece):
-            kind = _KIND.get(piece, "plain")
-            yield Segment(piece, "tag", color)
-        elif piece:
-            yield Segment(piece, kind, color)
-        position += len(piece)
-
-
-def bars(reward: Reward) -> tuple[Bar, ...]:
-    """The parts of a reward in the order in which it names them."""
-    return tuple(
-        Bar(name, PART_WORDS.get(name, name), value, round(100 * min(max(value, 0.0), 1.0), 1))
-        for name, value in reward.parts.items()
-    )
-
-
-def _claim_shot(entry: Entry, frame: int, claims: Sequence[tuple[int, Claim]]) -> Shot:
+def _claim_pair(entry: Entry, frame: int, claims: Sequence[tuple[int, Claim]]) -> Pair:
     time = entry.plan.times_F[frame]
     compared = {claim.key_time for _, claim in claims if claim.key_time is not None}
     keys = [key for key in entry.row.truth.key_frames if key.time in compared]
-    true = [outline for key in keys for outline in _true_outlines(entry, key, time)]
+    here = [key for key in keys if _is_at(key, time)]
+    true = [outline for key in here for outline in _true_outlines(entry, key, time)]
     said = [
         outline
         for number, claim in claims
-        for box in claim.boxes
-        for outline in _outline(entry, box, claim.name, "claim", color=number % COLORS)
+        for outline in _outlines(
+            *(entry, claim.boxes, str(number + 1), claim.name, "claim"), color=number % COLORS
+        )
     ]
-    words = tuple((number % COLORS, _claim_words(claim)) for number, claim in claims)
-    return Shot(frame, time, (*true, *said), words, any(_is_at(key, time) for key in keys))
+    captions = tuple(
+        Caption(str(number + 1), claim_words(entry, claim), number % COLORS, _playable(claim.time))
+        for number, claim in claims
+    )
+    cited = Shot(frame, time, (*true, *said), captions, is_key=bool(here))
+    return Pair(cited, tuple(_true_shot(entry, key) for key in keys))
 
 
-def _claim_words(claim: Claim) -> str:
-    return f"{claim.name} at {claim.time:g} s"
+def _true_shot(entry: Entry, key: KeyFrame) -> Shot:
+    frame = nearest_frame(entry.plan, key.time)
+    time = entry.plan.times_F[frame]
+    captions = tuple(
+        Caption(badge, name, time=key.time) for badge, (name, _) in _lettered(key.objects)
+    )
+    outlines = tuple(_true_outlines(entry, key, time))
+    return Shot(frame, time, outlines, captions, is_key=_is_at(key, time), key_time=key.time)
 
 
-def _image_shot(entry: Entry, convention: BoxConvention) -> Shot:
-    truth = entry.row.truth.box
-    outlines = list(_outline(entry, truth, "true box", "truth")) if truth else []
-    words = []
+def _image_pair(entry: Entry, convention: BoxConvention) -> Pair:
+    outlines, captions = [], []
     for number, claim in enumerate(entry.reward.claims[:MAX_SHOTS]):
-        for box in claim.boxes:
-            outlines += _outline(entry, box, claim.name, "claim", color=number % COLORS)
-        words.append((number % COLORS, claim.name or "box without a name"))
+        badge, color = str(number + 1), number % COLORS
+        outlines += _outlines(entry, claim.boxes, badge, claim.name, "claim", color=color)
+        captions.append(Caption(badge, claim_words(entry, claim), color))
     for box in list(_boxes_of(answer_of(entry.text) or "", entry.plan, convention))[:1]:
-        outlines += _outline(entry, box, "answer", "answer")
-    return Shot(0, 0.0, tuple(outlines), tuple(words), bool(truth))
+        outlines += _outlines(entry, (box,), ANSWER_BADGE, "answer", "answer")
+        captions.append(Caption(ANSWER_BADGE, "the answer", 5))
+    cited = Shot(0, 0.0, tuple(outlines), tuple(captions))
+    truth = entry.row.truth.box
+    if truth is None:
+        return Pair(cited)
+    true = tuple(_outlines(entry, (truth,), "a", "true box", "truth"))
+    return Pair(cited, (Shot(0, 0.0, true, (Caption("a", "true box"),), is_key=True),))
+
+
+def _playable(time: float) -> float | None:
+    return time if math.isfinite(time) else None
+
+
+def _lettered(things: Sequence[Named]) -> Iterator[tuple[str, Named]]:
+    """Each with a letter; behind z none has its own."""
+    yield from ((chr(ord("a") + min(i, 25)), thing) for i, thing in enumerate(things))
 
 
 def _boxes_of(text: str, plan: FramePlan, convention: BoxConvention) -> Iterator[Box]:
@@ -263,25 +322,32 @@ def _boxes_of(text: str, plan: FramePlan, convention: BoxConvention) -> Iterator
 
 def _true_outlines(entry: Entry, key: KeyFrame, time: float) -> Iterator[Outline]:
     faint = not _is_at(key, time)
-    for name, boxes in key.objects:
+    for badge, (name, boxes) in _lettered(key.objects):
         label = f"{name}, {key.time:g} s" if faint else name
-        for box in boxes:
-            yield from _outline(entry, box, label, "truth", faint=faint)
+        yield from _outlines(entry, boxes, badge, label, "truth", faint=faint)
 
 
-def _outline(
-    entry: Entry, box: Box, label: str, kind: str, *, color: int = 0, faint: bool = False
+def _outlines(
+    entry: Entry,
+    boxes: Sequence[Box],
+    badge: str,
+    label: str,
+    kind: str,
+    *,
+    color: int = 0,
+    faint: bool = False,
 ) -> Iterator[Outline]:
-    """The box cut to the frame; nothing if no part of it can be seen."""
-    if not all(math.isfinite(edge) for edge in box):
-        return
+    """The boxes cut to the frame, without those of which no part can be seen."""
     height, width = entry.frames.shape[1:3]
-    x1, y1, x2, y2 = (min(max(edge, 0.0), 1.0) for edge in box)
-    if x2 <= x1 or y2 <= y1:
-        return
-    x, y = round(x1 * width, 1), round(y1 * height, 1)
-    wide, high = round((x2 - x1) * width, 1), round((y2 - y1) * height, 1)
-    yield Outline(x, y, wide, high, label[:40], kind, color, faint)
+    for box in boxes:
+        if not all(math.isfinite(edge) for edge in box):
+            continue
+        x1, y1, x2, y2 = (min(max(edge, 0.0), 1.0) for edge in box)
+        if x2 <= x1 or y2 <= y1:
+            continue
+        x, y = round(x1 * width, 1), round(y1 * height, 1)
+        wide, high = round((x2 - x1) * width, 1), round((y2 - y1) * height, 1)
+        yield Outline(x, y, wide, high, badge, label, kind, color, faint)
 
 
 def _is_at(key: KeyFrame, time: float) -> bool:
@@ -300,7 +366,7 @@ def _cited(entry: Entry) -> Iterator[tuple[float, int, str]]:
         for number, claim in enumerate(entry.reward.claims):
             if math.isfinite(claim.time):
                 of_claims.append(claim.time)
-                yield claim.time, number % COLORS, _claim_words(claim)
+                yield claim.time, number % COLORS, claim_words(entry, claim)
     for mention in time_mentions(thought_of(entry.text) or ""):
         if re.fullmatch(r"\d+\.?\d*", mention):
             time = float(mention)
@@ -308,26 +374,3 @@ def _cited(entry: Entry) -> Iterator[tuple[float, int, str]]:
                 of_claims.remove(time)
             else:
                 yield time, -1, f"cites {time:g} s"
-
-
-def _claim_spans(text: str) -> Iterator[tuple[int, int, int]]:
-    """Start, end and colour of each claim that parses, in the whole text."""
-    thought = thought_of(text)
-    if thought is None:
-        return
-    position, number = text.find("<think>"), 0
-    for raw in raw_claims(thought):
-        written = f"<obj>{raw.name}</obj>{raw.boxes}at<t>{raw.time}</t>s"
-        start = text.find(written, position)
-        position = start + len(written)
-        if _is_number(raw.time):
-            yield start, position, number % COLORS
-            number += 1
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

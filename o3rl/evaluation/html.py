@@ -22,9 +22,14 @@ def jpeg(frame: np.ndarray) -> bytes:
     return out.getvalue()
 
 
+def base64_of(content: bytes) -> str:
+    """As it stands in a page."""
+    return base64.b64encode(content).decode()
+
+
 def data_url(content: bytes, kind: str) -> str:
-    """An address that holds the image itself."""
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    """An address that holds the content itself, of this media type."""
+    return f"data:{kind};base64,{base64_of(content)}"
 
 
 def _source(name: str) -> Markup:
@@ -35,9 +40,9 @@ def _source(name: str) -> Markup:
 
 def policy() -> str:
     """Nothing from anywhere, and no script but the one whose digest this is."""
-    script = base64.b64encode(hashlib.sha256(_source("filter.js").encode()).digest()).decode()
+    script = base64_of(hashlib.sha256(_source("page.js").encode()).digest())
     return (
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        "default-src 'none'; img-src data:; media-src blob:; style-src 'unsafe-inline'; "
         f"script-src 'sha256-{script}'; base-uri 'none'; form-action 'none'"
     )
 
@@ -52,5 +57,5 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.globals["style"] = _source("style.css")
-    made.globals["script"] = _source("filter.js")
+    made.globals["script"] = _source("page.js")
     return made

@@ -12,15 +12,16 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from o3rl.evaluation.evidence import Entry, bars, segments, shots, strip, timeline
-from o3rl.evaluation.html import data_url, environment, jpeg, policy
+from o3rl.evaluation.cards import card
+from o3rl.evaluation.evidence import Entry
+from o3rl.evaluation.html import data_url, environment, policy
+from o3rl.evaluation.measures import Scored, is_right
 from o3rl.evaluation.report import MODES, SHOWN, STAGES, gain, number, value
 from o3rl.files import write_text
 from o3rl.text.boxes import ABSOLUTE, BoxConvention
 from o3rl.types import Task, makes_claim, without_format
 
 MAX_ENTRIES = 60
-MAX_TEXT = 20_000  # characters of one response that are shown
 
 __all__ = ["MAX_ENTRIES", "Entry", "PageLink", "write_index", "write_page"]
 
@@ -42,11 +43,13 @@ def write_page(
     entries: Sequence[Entry],
     *,
     convention: BoxConvention = ABSOLUTE,
+    weights: Mapping[str, float] | None = None,
     max_entries: int = MAX_ENTRIES,
 ) -> PageLink:
     """Write the evidence of `entries`, of the first `max_entries` if there are more.
 
-    `convention` says how the model writes boxes (claims are normalised, answers are read again).
+    `convention` says how the model writes boxes (claims are normalised, answers are read again),
+    `weights` what each part of the reward counts (1 where not named).
     Raises ValueError without entries.
     """
     if not entries:
@@ -58,8 +61,10 @@ def write_page(
         .get_template("page.html")
         .render(
             title=title,
-            cards=[_card(place, entry, convention) for place, entry in enumerate(shown)],
+            cards=[card(i, entry, convention, weights or {}) for i, entry in enumerate(shown)],
             tasks=_in_order(tasks),
+            is_scored=any(entry.is_scored for entry in shown),
+            has_unseen=any(entry.unseen for entry in shown),
             left_out=len(entries) - len(shown),
             facts=_facts(shown),
             csp=policy(),
@@ -91,45 +96,25 @@ def write_index(
             tasks=_in_order(tasks),
             numbers=_numbers(report) if report else None,
             report=report,
-            curves=data_url(curves.read_bytes(), "png") if curves else None,
+            curves=data_url(curves.read_bytes(), "image/png") if curves else None,
             csp=policy(),
         )
     )
     write_text(path, html)
 
 
-def _card(place: int, entry: Entry, convention: BoxConvention) -> dict[str, Any]:
-    """What the template needs of one response."""
-    text = entry.text[:MAX_TEXT]
-    return {
-        "id": f"r{place + 1}",
-        "entry": entry,
-        "place": place,
-        "task": str(entry.row.task),
-        "is_asked": entry.row.task is Task.TEMPORAL_SPATIAL,  # for claims
-        "is_image": entry.row.task is Task.VISUAL,
-        "images": [data_url(jpeg(frame), "jpeg") for frame in entry.frames],
-        "width": entry.frames.shape[2],
-        "height": entry.frames.shape[1],
-        "shots": shots(entry, convention=convention),
-        "strip": () if len(entry.frames) == 1 else strip(entry),
-        "timeline": timeline(entry),
-        "segments": list(segments(text)),
-        "cut": len(entry.text) - len(text),
-        "bars": bars(entry.reward),
-        "notes": (*entry.notes, *entry.reward.notes),
-    }
-
-
 def _facts(entries: Sequence[Entry]) -> list[tuple[str, str]]:
+    if not all(entry.is_scored for entry in entries):  # asked, and there is no truth
+        return []
     rewards = [entry.reward for entry in entries]
     cites = [entry.reward for entry in entries if entry.row.task is Task.TEMPORAL_SPATIAL]
-    facts = [("responses", str(len(rewards)))]
-    if all(reward.parts for reward in rewards):  # else they were asked, and there is no truth
-        facts += [
-            ("mean reward", f"{fmean(reward.total for reward in rewards):.2f}"),
-            ("without format", f"{fmean(without_format(reward, 1.0) for reward in rewards):.2f}"),
-        ]
+    right = fmean(is_right(Scored(entry.row, entry.text, entry.reward)) for entry in entries)
+    facts = [
+        ("responses", str(len(rewards))),
+        ("right", f"{right:.0%}"),
+        ("mean reward", f"{fmean(reward.total for reward in rewards):.2f}"),
+        ("without format", f"{fmean(without_format(reward, 1.0) for reward in rewards):.2f}"),
+    ]
     if cites:
         share = fmean(makes_claim(reward) for reward in cites)
         facts.append(("of those asked for evidence, cite", f"{share:.0%}"))
