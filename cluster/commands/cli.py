@@ -296,6 +296,14 @@ def _answer(commands) -> None:
         help="the STGR task, which decides the form of the answer (default: %(default)s)",
     )
     answer.add_argument("--page", type=Path, default=Path("answer.html"), help="evidence page")
+    answer.add_argument(
+        "--video",
+        dest="clip",
+        type=Path,
+        metavar="FILE.mp4",
+        help="write the clip with its evidence drawn in; of more than 3 minutes the cited moments",
+    )
+    answer.add_argument("--gif", type=Path, metavar="FILE.gif", help="the cited moments as a GIF")
     answer.add_argument("--config", help="CONFIG for frames and engine")
     _overrides(answer)
 

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import logging
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,10 @@ from o3rl.config.shipped import find, load_named, model_path, of_model
 from o3rl.text.boxes import BoxConvention
 from o3rl.types import Claim, Failure, Prompt, Reward, Row, Task, Truth, Version
 
+logger = logging.getLogger(__name__)
+
+SUFFIXES = {"--video": ".mp4", "--gif": ".gif"}
+
 
 def run(options: argparse.Namespace) -> int:
     """Check the input, then answer; exit code 1 if the video cannot be read or answered."""
@@ -26,6 +31,11 @@ def run(options: argparse.Namespace) -> int:
     if not options.video.is_file():
         raise FileNotFoundError(f"no video at {options.video}")
     require_own(options.page, "--page", is_page)
+    clips = {"--video": options.clip, "--gif": options.gif}
+    for name, path in clips.items():
+        require(not path or options.task != Task.VISUAL, name, str(path), "left out for an image")
+        require(not path or path.suffix == SUFFIXES[name], name, str(path), f"*{SUFFIXES[name]}")
+        require(not path or not path.exists(), name, str(path), "a new file: this one is there")
     config = _config(options)
     from cluster.services.session import ray_session
 
@@ -39,7 +49,8 @@ def run(options: argparse.Namespace) -> int:
         answered = asyncio.run(answer(config, row, Path(folder), convention=convention))
         if isinstance(answered, Failure):
             raise ValueError(f"{options.video} is not answered: {answered.reason}")
-        _show(answered, options.page, convention)
+        shown = _with_clips(answered, options.video, options.clip, options.gif, Path(folder))
+        _show(shown, options.page, convention)
     return 0
 
 
@@ -91,7 +102,7 @@ async def answer(config: RunConfig, row: Row, folder: Path, *, convention: BoxCo
         text = group.rollouts_G[0].text
         claims = _claims(config, row, text, plan.size, convention)
         frames = await media.frames(key)
-        return Entry(row, plan, frames, text, Reward({}, 0.0, claims), "not scored", ())
+        return Entry(row, plan, frames, text, Reward({}, 0.0, claims), "asked")
 
 
 def _claims(
@@ -104,6 +115,26 @@ def _claims(
         row.task, text, truth=row.truth, progress=1.0, frame_size=size, convention=convention
     )
     return reward.claims
+
+
+def _with_clips(entry: Any, video: Path, clip: Path | None, gif: Path | None, folder: Path) -> Any:
+    """The entry with its clip for the page, if it is a video's; what was asked for is written."""
+    from o3rl.evaluation.clip import plays_whole, write_clip, write_gif
+    from o3rl.media.pictures import Unreadable
+
+    if gif:
+        write_gif(gif, video, entry)
+    if entry.row.task is Task.VISUAL or not (clip or plays_whole(entry)):
+        return entry
+    path = clip or folder / "clip.mp4"
+    try:
+        write_clip(path, video, entry)
+    except Unreadable as error:
+        if clip:
+            raise
+        logger.warning("the page has no clip of %s: %s", video, error)
+        return entry
+    return replace(entry, clip=path.read_bytes()) if plays_whole(entry) else entry
 
 
 def _show(entry: Any, page: Path, convention: BoxConvention) -> None:
@@ -121,5 +152,5 @@ def _show(entry: Any, page: Path, convention: BoxConvention) -> None:
         console.print(table)
     answered = answer_of(entry.text)
     console.print(f"answer: {answered if answered is not None else 'none'}", markup=False)
-    write_page(page, entry.row.question, [entry], convention=convention)
+    write_page(page, entry.row.media, [entry], convention=convention)
     console.print(f"the evidence on its frames: {page}", markup=False)

@@ -104,6 +104,17 @@ def read(path: str, known: Index, indices: Sequence[int]) -> Iterator[tuple[int,
                 yield from _from_start(path, wanted)
 
 
+def shown(path: str) -> Iterator[tuple[float, Image.Image]]:
+    """Every frame in order, upright, with its seconds from the first one. Raises Unreadable."""
+    with _opened(path) as (container, stream):
+        rate, first = float(stream.average_rate or 25), None
+        for number, frame in enumerate(_decoded(container.demux(stream), stream)):
+            told = frame.time
+            first = told if first is None else first
+            time = number / rate if told is None or first is None else told - first
+            yield time, picture(frame)
+
+
 def told_duration(path: str) -> float | None:
     """Seconds that the container tells of the video; None where it tells nothing of it alone."""
     with _opened(path) as (container, stream):
