@@ -125,7 +125,7 @@
   // A card as a picture: the browser draws it, as it is, into an image of its own.
   function copy(card) {
     var host = document.createElement("div"), copied = card.cloneNode(true);
-    host.className = "page shot";
+    host.className = "page shot " + document.body.className;
     copied.querySelectorAll("button").forEach(function (button) {
       if (!button.dataset.seek) return button.remove();
       var span = document.createElement("span");

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.run.answer import _config, _show
+from cluster.run.answer import _config, _show, _with_clips, run
 from o3rl.config.shipped import find, model_path
 from o3rl.evaluation.evidence import Entry
+from o3rl.media.pictures import Unreadable
 from o3rl.text.boxes import ABSOLUTE
 from o3rl.types import Claim, FramePlan, Reward, Row, Task, Truth
 
@@ -31,6 +32,38 @@ def test_an_unscored_answer_is_shown_with_its_claims(tmp_path, capsys):
     page = (tmp_path / "page.html").read_text()
     assert "What shape is it?" in page
     assert "mean reward" not in page
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"task": "visual QA", "clip": "o.mp4"}, "--video is .*; it must be left out for an image"),
+        ({"clip": "o.avi"}, r"--video is .*; it must be \*\.mp4"),
+        ({"gif": "old.gif"}, "--gif is .*old.gif'; it must be a new file"),
+    ],
+)
+def test_clips_that_cannot_be_written_are_refused_before_anything_starts(tmp_path, given, message):
+    for name in ("v.mp4", "old.gif"):
+        (tmp_path / name).touch()
+    asked = {"task": Task.TEMPORAL_SPATIAL.value, "page": "page.html", "clip": None, "gif": None}
+    asked |= {"video": "v.mp4"} | given
+    for name in ("video", "page", "clip", "gif"):
+        asked[name] = asked[name] and tmp_path / str(asked[name])
+    with pytest.raises(ValueError, match=message):
+        run(argparse.Namespace(**asked))
+
+
+def test_a_page_without_a_readable_clip_is_still_a_page(tmp_path, caplog):
+    """Unless the clip was asked for."""
+    row = Row("q", Task.MCQ, "", "Which?", "v.mp4", Truth(""))
+    plan = FramePlan((0,), (0.0,), (56, 56), 4.0)
+    frames = np.zeros((1, 56, 56, 3), np.uint8)
+    entry = Entry(row, plan, frames, "<answer>A</answer>", Reward({}, 0.0), "asked")
+    (tmp_path / "v.mp4").write_bytes(b"no video")
+    assert _with_clips(entry, tmp_path / "v.mp4", None, None, tmp_path) == entry
+    assert "the page has no clip" in caplog.text
+    with pytest.raises(Unreadable):
+        _with_clips(entry, tmp_path / "v.mp4", tmp_path / "o.mp4", None, tmp_path)
 
 
 @pytest.mark.parametrize(("overrides", "address"), [([], ""), (["cluster.address=h:1"], "h:1")])

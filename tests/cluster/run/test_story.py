@@ -3,6 +3,7 @@
 Started services are dear on two cores, so one run serves many assertions, in order.
 """
 
+import base64
 import fcntl
 import json
 import os
@@ -198,7 +199,12 @@ def test_mlflow_holds_both_stages(demo):
 
 
 def test_pictures_and_pages_are_there(demo):
-    for path in ("index.html", "evaluation/rl.html", "rl/pages/step-00001.html"):
+    for path in (
+        "index.html",
+        "evaluation/rl.html",
+        "evaluation/side-by-side.html",
+        "rl/pages/step-00001.html",
+    ):
         assert "<html" in (demo / path).read_text()
     assert (demo / "curves.png").read_bytes().startswith(b"\x89PNG")
 
@@ -310,10 +316,11 @@ def test_a_second_start_from_the_same_checkpoint_is_like_the_first(demo, killed)
 
 def test_answer_shows_evidence(demo, tmp_path):
     video = demo / "data" / "media" / "videos" / "held-out-video-00000.mp4"
-    page = tmp_path / "page.html"
+    page, clip = tmp_path / "page.html", tmp_path / "answer.mp4"
     model = str(demo / "rl" / "model")
     done = o3rl("answer", str(video), "What shape is the red object?", "--model", model,
-                "--page", str(page))  # fmt: skip
+                "--page", str(page), "--video", str(clip))  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     assert "answer:" in done.stdout
     assert "What shape is the red object?" in page.read_text()
+    assert base64.b64encode(clip.read_bytes()).decode() in page.read_text()

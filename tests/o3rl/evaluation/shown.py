@@ -3,6 +3,7 @@
 `python -m tests.o3rl.evaluation.shown` draws docs/evidence.png, if a Chromium is there.
 """
 
+import io
 import re
 import tempfile
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from random import Random
 from shutil import which
 
 import numpy as np
+from PIL import Image
 
 from o3rl.config import RewardsConfig
 from o3rl.data.media_paths import MediaRoots
@@ -133,14 +135,16 @@ def browser():
 
 
 def main() -> None:
-    """Draw the README's picture."""
+    """Draw the README's picture: what a faulty annotator says, no model."""
     with tempfile.TemporaryDirectory() as folder, browser() as opened:
         page = Path(folder) / "page.html"
-        entry = replace(compared(clip=Path(folder) / "1.mp4"), unseen=())
+        entry = replace(shown(Task.TEMPORAL_SPATIAL, seed=11, teacher=FAULTY), model="")
         write_page(page, "Held-out rows", [entry])
         tab = opened.new_page(viewport={"width": 1180, "height": 900}, device_scale_factor=1.5)
         tab.goto(page.as_uri())
-        tab.locator(".card").screenshot(path=PICTURE)
+        drawn = tab.locator(".card").screenshot(style=".watch, .copy { display: none !important }")
+    with Image.open(io.BytesIO(drawn)) as image:
+        image.convert("RGB").quantize(192).save(PICTURE, optimize=True)
 
 
 if __name__ == "__main__":
