@@ -36,6 +36,8 @@ def run(options: argparse.Namespace) -> int:
     """Check the configuration, then evaluate."""
     config = load_named(options.config, options.overrides)
     models = named_models(options.model or [config.model.path])
+    taken = Path(COMPARED).stem
+    require(taken not in models, "--model", taken, "named otherwise: so is the page of all models")
     require(options.limit >= 0, "--limit", options.limit, "0 (all rows) or more")
     from cluster.services.session import ray_session
     from o3rl.data.parquet import read_rows
