@@ -48,7 +48,7 @@
 
   // What plays: a clip whose bytes stand in the page, or the frames at their times.
   function playerOf(element) {
-    var player = element.closest(".card").querySelector(".player");
+    var card = element.closest(".card"), player = card && card.querySelector(".player");
     if (!player) return null;
     if (!player.api) player.api = player.dataset.clip ? clip(player) : film(player);
     return player.api;
