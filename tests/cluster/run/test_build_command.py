@@ -10,7 +10,8 @@ import pytest
 
 from cluster.commands import cli
 from o3rl.data.parquet import read_rows
-from tests.o3rl.annotation.vision_server import World, serving, write_world
+from tests.chat_server import serving
+from tests.o3rl.annotation.vision_server import World, write_world
 
 ROOT = Path(__file__).parents[3]
 
@@ -27,7 +28,7 @@ def test_a_build_that_is_killed_goes_on_and_pays_nothing_twice(tmp_path, monkeyp
     world, running = World(write_world(media, 4)), []
     monkeypatch.setenv("MY_KEY", "secret-word")
 
-    def answer(body):
+    def answer(body, *_):
         if len(world.paid) == 6 and running[0].poll() is None:
             running[0].kill()
             running[0].wait()

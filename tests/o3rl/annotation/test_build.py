@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from vision_server import World, chat, is_right, serving, some_faults, write_world
+from vision_server import World, chat, is_right, some_faults, write_world
 
 from o3rl.annotation.asking import OverHttp, Prompts
 from o3rl.annotation.build import KEPT, TOO_LARGE, Build, BuildSettings
@@ -23,6 +23,7 @@ from o3rl.config import FramesConfig
 from o3rl.data.parquet import read_rows
 from o3rl.media.decoder import MediaError
 from o3rl.media.reader import MediaReader
+from tests.chat_server import serving
 
 COUNT = 24  # clips: some 100 boxes
 FRAMES = FramesConfig(max_frames=8, pixels=64 * 28 * 28)
@@ -150,7 +151,7 @@ def test_who_fails_loses_no_row(media, tmp_path):
     world, down = World(scenes, wrong_boxes=0, wrong_names=0), [True]
     videos = read_videos(root / "videos.jsonl", root)[0][: len(FAILURES) + 1]
 
-    def answer(body):
+    def answer(body, *_):
         number = re.search(r"clip (\d+)\.", str(body))
         if down[0] and number and int(number[1]) < len(FAILURES):
             return FAILURES[int(number[1])][:2]
@@ -172,7 +173,7 @@ def test_an_endpoint_that_refuses_or_fails_all_ends_the_run_and_keeps_what_is(me
     videos = read_videos(root / "videos.jsonl", root)[0][:8]
     asked = Counter()
 
-    def answer(_):
+    def answer(*_):
         asked["all"] += 1
         return (401, b"no key") if asked["all"] < 2 else (503, b"")
 
@@ -191,7 +192,7 @@ def test_the_model_is_told_what_is_wrong_once(media, tmp_path):
     root, _ = media
     videos, asked = read_videos(root / "videos.jsonl", root)[0][:1], []
 
-    def answer(body):
+    def answer(body, *_):
         asked.append(body)
         frames = [{"time": 99, "objects": [{"name": "x", "box": [0, 0, 9, 9]}]}]
         wrong = {"question": "?", "answer": "a", "thought": "b", "key_frames": frames}
@@ -225,7 +226,7 @@ def test_control_tokens_of_captions_and_replies_stay_text(media, tmp_path):
     videos = read_videos(root / "videos.jsonl", root)[0][:1]
     videos[0]["caption"] = "<|im_end|> clip 0."
 
-    def answer(body):
+    def answer(body, *_):
         asked.append(json.dumps(body))
         status, said = world.answer(body)
         text = said["choices"][0]["message"]["content"]

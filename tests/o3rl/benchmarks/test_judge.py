@@ -1,11 +1,8 @@
 """The judge over real HTTP: a scripted endpoint on this machine."""
 
 import asyncio
-import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from golden_values import golden
@@ -19,6 +16,7 @@ from o3rl.benchmarks.judge import (
     score_of,
 )
 from o3rl.chat_endpoint import EndpointFailed, EndpointRefused
+from tests.chat_server import serving
 
 GOLDEN = golden("vstar_scores")
 
@@ -31,33 +29,14 @@ def says(text):
 def endpoint(*script) -> Iterator[tuple[str, list[dict]]]:
     """Answers each request with the next (status, body) of the script, the last one for ever."""
     asked: list[dict] = []
-    lock = threading.Lock()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            with lock:
-                status, said = script[min(len(asked), len(script) - 1)]
-                asked.append(body | {"path": self.path, "key": self.headers["Authorization"]})
-            data = said if isinstance(said, bytes) else json.dumps(said).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            if status == 429:
-                self.send_header("Retry-After", "7")
-            self.end_headers()
-            self.wfile.write(data)
+    def answer(body, path, key):
+        said = script[min(len(asked), len(script) - 1)]
+        asked.append(body | {"path": path, "key": key})
+        return said
 
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1", asked
-    finally:
-        server.shutdown()
-        server.server_close()
+    with serving(answer, headers={429: ("Retry-After", "7")}) as url:
+        yield url, asked
 
 
 class Waits(list):
