@@ -20,11 +20,11 @@ from typing import Any
 import httpx
 
 from o3rl.files import write_text
+from o3rl.types import Message
 
 logger = logging.getLogger(__name__)
 
 BUSY = frozenset({408, 409, 425, 429, 500, 502, 503, 504})  # worth asking again
-Message = dict[str, Any]  # of the chat form
 
 
 class EndpointRefused(ValueError):

@@ -12,6 +12,7 @@ Boxes are xyxy; in rows and truths they are normalised to [0, 1], whatever the m
 import math
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any, Protocol
 
 Box = tuple[float, float, float, float]
 Interval = tuple[float, float]
@@ -238,6 +239,35 @@ class Group:
     prompt_tokens_T: tuple[int, ...]
     frames_digest: str
     failures: tuple[Failure, ...] = ()
+
+
+Message = dict[str, Any]
+"""Of a chat: its role, and as content a text or parts, `{"type": "text", "text": …}` and, for each
+image that comes with the chat, in order, `{"type": "image"}`."""
+
+
+class ReplySampling(Protocol):
+    """How the replies to a chat are decoded, whoever asks."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Of a reply."""
+        ...
+
+    @property
+    def temperature(self) -> float:
+        """0: greedy."""
+        ...
+
+    @property
+    def repetition_penalty(self) -> float:
+        """1: none."""
+        ...
+
+    @property
+    def samples(self) -> int:
+        """Replies to one chat."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

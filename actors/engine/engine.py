@@ -40,13 +40,12 @@ from actors.engine.seeds import seed_of, seed_of_question
 from actors.engine.vllm_arguments import engine_config, engine_environment
 from actors.weights.engine_update import UpdatedEngine
 from actors.weights.update_stream import EngineBroken
-from o3rl.benchmarks.runner import Message, Sampling
 from o3rl.config import ModelConfig, RolloutsConfig, SamplingConfig
 from o3rl.media.reader import frames_digest
 from o3rl.text.boxes import convention_of
 from o3rl.text.control_tokens import control_tokens, inert_row
 from o3rl.text.prompts import longest_prompt, messages, rendered
-from o3rl.types import Failure, FailureKind, Group, Prompt
+from o3rl.types import Failure, FailureKind, Group, Message, Prompt, ReplySampling
 
 PLACEHOLDERS = ("<|image_pad|>", "<|video_pad|>")  # the policy must not write them
 ONE_IMAGE = ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
@@ -163,7 +162,7 @@ class Engine(UpdatedEngine):
         self,
         messages: Sequence[Message],
         images: Sequence[np.ndarray],
-        sampling: Sampling,
+        sampling: ReplySampling,
         *,
         seed: int,
     ) -> list[str]:

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 
 from actors.weights.update_stream import Delivery, EngineBroken, Loaded
-from o3rl.benchmarks.runner import Message, Sampling
 from o3rl.code_digest import source_digest
 from o3rl.config import VLLM, ModelConfig, RolloutsConfig, SamplingConfig
 from o3rl.config.user_functions import load_function
 from o3rl.media.decoder import MediaError
-from o3rl.types import Failure, FailureKind, Group, Prompt, Version
+from o3rl.types import Failure, FailureKind, Group, Message, Prompt, ReplySampling, Version
 from o3rl.weights.manifest import WeightSource
 
 Fetch = Callable[[str], np.ndarray]  # frames by media key
@@ -127,7 +126,7 @@ class ReplicaActor:
         )
 
     async def ask(
-        self, messages: Sequence[Message], images: Sequence[np.ndarray], sampling: Sampling
+        self, messages: Sequence[Message], images: Sequence[np.ndarray], sampling: ReplySampling
     ) -> list[str]:
         """See `Engine.ask`."""
         return await self._engine.ask(messages, images, sampling, seed=self._seed)

@@ -10,10 +10,19 @@ from vllm import SamplingParams, TokensPrompt
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind
 
-from o3rl.benchmarks.runner import Message, Sampling
 from o3rl.media.reader import frames_digest
 from o3rl.text.control_tokens import inert
-from o3rl.types import Failure, FailureKind, FinishReason, Group, Prompt, Rollout, Version
+from o3rl.types import (
+    Failure,
+    FailureKind,
+    FinishReason,
+    Group,
+    Message,
+    Prompt,
+    ReplySampling,
+    Rollout,
+    Version,
+)
 
 _FORBIDDEN = -100.0  # added to a logit: never sampled
 
@@ -84,7 +93,7 @@ def question(
 
 
 def question_parameters(
-    sampling: Sampling, *, seed: int, forbidden: Sequence[int]
+    sampling: ReplySampling, *, seed: int, forbidden: Sequence[int]
 ) -> SamplingParams:
     """For one reply; what does not fit the model's length is cut there."""
     return SamplingParams(

@@ -11,11 +11,14 @@ def seed_of(seed: int, prompt: Prompt, sample: int) -> int:
     So a repeat of a request samples the same tokens, and a further attempt samples afresh.
     """
     again = f"/{prompt.attempt}" if prompt.attempt else ""
-    key = f"{seed}/{prompt.group}/{sample}{again}".encode()
-    return int.from_bytes(blake2b(key, digest_size=8).digest()) >> 1
+    return _bits(f"{seed}/{prompt.group}/{sample}{again}")
 
 
 def seed_of_question(seed: int, question: str, sample: int) -> int:
     """The same for what is asked outside of training; `question` tells it from all others."""
-    key = f"{seed}/{question}/{sample}".encode("utf-8", "surrogatepass")
-    return int.from_bytes(blake2b(key, digest_size=8).digest()) >> 1
+    return _bits(f"{seed}/{question}/{sample}")
+
+
+def _bits(key: str) -> int:
+    digest = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1

@@ -32,11 +32,10 @@ from actors.pool.replica_fleet import Fleet, taken_away
 from actors.pool.replica_state import Replica, State
 from actors.pool.weight_sync import WeightSync
 from actors.weights.update_stream import EngineBroken
-from o3rl.benchmarks.runner import Message, Sampling
 from o3rl.config import ModelConfig, RolloutsConfig, SamplingConfig
 from o3rl.media.reader import frames_digest
 from o3rl.ray_calls import DIED, answered, as_future, first_line
-from o3rl.types import Failure, Group, Prompt
+from o3rl.types import Failure, Group, Message, Prompt, ReplySampling
 from o3rl.weights.manifest import WeightSource
 
 log = logging.getLogger(__name__)
@@ -109,7 +108,7 @@ class RolloutPool:
         return Failure.of_service(prompt, result.reason) if isinstance(result, _Fault) else result
 
     async def ask(
-        self, messages: Sequence[Message], images: Sequence[np.ndarray], sampling: Sampling
+        self, messages: Sequence[Message], images: Sequence[np.ndarray], sampling: ReplySampling
     ) -> list[str]:
         """The replies to a chat with `images`, uint8 [H, W, 3]: see `Engine.ask`.
 

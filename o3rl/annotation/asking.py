@@ -14,8 +14,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from o3rl.chat_endpoint import ChatEndpoint, Message, OpenEndpoint, Spent, Usable
+from o3rl.chat_endpoint import ChatEndpoint, OpenEndpoint, Spent, Usable
 from o3rl.evaluation.html import data_url, jpeg
+from o3rl.text.prompts import frame_label
+from o3rl.types import Message
 
 PROMPTS = {  # by name of the file, without .txt: what its text may hold as $word
     "annotate": {"count", "context", "unit"},
@@ -147,7 +149,7 @@ def frames_message(times: Sequence[float], text: str) -> list[Message]:
     """Frames, each under its time, then a text."""
     content: list[dict[str, Any]] = []
     for number, time in enumerate(times, start=1):
-        content += [{"type": "text", "text": f"Frame {number} at {time:.1f}s:"}, {"type": "image"}]
+        content += [{"type": "text", "text": frame_label(number, time)}, {"type": "image"}]
     return [{"role": "user", "content": [*content, {"type": "text", "text": text}]}]
 
 

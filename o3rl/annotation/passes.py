@@ -20,6 +20,7 @@ from o3rl.concurrency import gather_first_error
 from o3rl.data.stgr import Counted, count
 from o3rl.files import write_bytes
 from o3rl.media.decoder import MediaUnready
+from o3rl.tracking.metrics_log import append_lines, drop_torn_line
 
 PART = 64  # outcomes a file
 LEFT = "left"  # for the next run, as a watcher is told
@@ -156,12 +157,13 @@ class Spending:
 
     path: Path
 
+    def __post_init__(self):
+        drop_torn_line(self.path)
+
     def spend(self, stage: str, reason: str, costs: Mapping[str, int]) -> None:
         """One answer over HTTP; `reason` says why it was of no use."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            # On a line of its own, whatever a kill left before.
-            file.write(f"\n{json.dumps({'stage': stage, 'reason': reason, **costs})}\n")
+        append_lines(self.path, [json.dumps({"stage": stage, "reason": reason, **costs})])
 
     def totals(self) -> dict[str, dict[str, int]]:
         """By stage: answers, those of no use, tokens in and out."""

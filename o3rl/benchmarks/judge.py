@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from o3rl.benchmarks.runner import Message, Row
+from o3rl.benchmarks.runner import Row
 from o3rl.benchmarks.vstar_scores import HIGHEST, PARSERS, WHAT
 from o3rl.chat_endpoint import ChatEndpoint, EndpointFailed, EndpointSettings, OpenEndpoint
+from o3rl.types import Message
 
 JudgeSettings = partial(EndpointSettings, name="judge", model_option="--judge-model")
 

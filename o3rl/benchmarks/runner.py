@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from o3rl.media.decoder import MediaError, inside
-from o3rl.types import Interval
+from o3rl.text.prompts import frame_label
+from o3rl.tracking.metrics_log import append_lines, drop_torn_line
+from o3rl.types import Interval, Message
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +40,6 @@ EVIDENCE = (
 )
 
 Row = dict[str, Any]  # of a benchmark's file, or of a stored reply
-Message = dict[str, Any]  # of the chat form; images are referred to by {"type": "image"} in order
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +230,7 @@ class Runner:
         Raises ValueError where the log is of other rows.
         """
         settings = settings_of(self.model, self.think, self.benchmark.sampling)
+        drop_torn_line(self.log)
         done = read_log(self.log, rows, settings)
         self._find = find_videos(self.media)
         room = asyncio.Semaphore(self.at_once)
@@ -286,7 +288,7 @@ def chat(call: Call, times: Sequence[float]) -> list[Message]:
     """The chat messages of a call: each frame under its line, a picture, then the text."""
     content: list[dict[str, Any]] = []
     for number, time in enumerate(times, 1):
-        content += [{"type": "text", "text": f"Frame {number} at {time:.1f}s: "}, {"type": "image"}]
+        content += [{"type": "text", "text": f"{frame_label(number, time)} "}, {"type": "image"}]
     if call.picture:
         content.append({"type": "image"})
     content.append({"type": "text", "text": call.text})
@@ -335,8 +337,7 @@ def read_log(log: Path, rows: Sequence[Row], settings: str) -> dict[int, Row]:
 
 def _append(log: Path, number: int, row: Row, settings: str, record: Row) -> None:
     entry = {"number": number, "about": _about(row), "settings": settings, "record": record}
-    with log.open("a", encoding="utf-8") as file:
-        file.write(f"\n{json.dumps(entry)}\n")  # on a line of its own, whatever a kill left before
+    append_lines(log, [json.dumps(entry)])
 
 
 def _about(row: Row) -> str:

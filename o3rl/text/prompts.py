@@ -68,6 +68,11 @@ _ANY_BOX = re.compile(r"<box>(.*?)</box>", re.DOTALL)
 _OPENED = re.compile(r"<think>\s*$")  # by a template whose models always think
 
 
+def frame_label(number: int, time: float) -> str:
+    """What stands before a frame, of `time` seconds, wherever a model is shown some."""
+    return f"Frame {number} at {time:.1f}s:"
+
+
 def frame_lines(plan: FramePlan) -> list[dict[str, Any]]:
     """The content parts of the frames: `Frame {i} at {t}s: <image>` lines, then the duration.
 
@@ -78,7 +83,7 @@ def frame_lines(plan: FramePlan) -> list[dict[str, Any]]:
     parts: list[dict[str, Any]] = []
     lead = ""
     for number, time in enumerate(plan.times_F, start=1):
-        parts.append({"type": "text", "text": f"{lead}Frame {number} at {time:.1f}s: "})
+        parts.append({"type": "text", "text": f"{lead}{frame_label(number, time)} "})
         parts.append({"type": "image"})
         lead = "\n"
     closing = f"\nThe video is in total {round(plan.duration)} seconds.\n"
