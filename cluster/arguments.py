@@ -3,11 +3,12 @@
 import argparse
 import re
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any, NoReturn
 
+from o3rl.suggestion import suggestion
 
-class Parser(argparse.ArgumentParser):
+
+class CommandParser(argparse.ArgumentParser):
     """No abbreviated flags; what is nearly a command, a choice or a flag is told which."""
 
     def __init__(self, *arguments: Any, **options: Any):
@@ -45,7 +46,7 @@ class Commands:
         """What is added from now on is of this group."""
         self._groups.append((title, []))
 
-    def add_parser(self, name: str, *, help: str, **options: Any) -> Parser:  # as argparse's
+    def add_parser(self, name: str, *, help: str, **options: Any) -> CommandParser:  # as argparse's
         """A command with a line of help."""
         self._groups[-1][1].append((name, help))
         return self._subparsers.add_parser(name, **options)
@@ -56,12 +57,6 @@ class Commands:
         for title, kept in self._groups:
             lines += [f"{title}:", *(f"  {name:<{width}}{words}" for name, words in kept), ""]
         return "\n".join(lines)
-
-
-def suggestion(wrong: str, known: Sequence[str]) -> str:
-    """ " (did you mean 'X'?)", or nothing where none is near."""
-    near = get_close_matches(wrong, known, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def add_command(commands, name: str, handler: str, words: str) -> argparse.ArgumentParser:

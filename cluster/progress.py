@@ -30,6 +30,18 @@ def bar(name: str, total: int) -> Iterator[Show]:
         yield from _lines(name, total)
 
 
+def one_more(show: Show, words: str = "") -> Callable[[], None]:
+    """Moves a bar by one each time that it is called."""
+    done = 0
+
+    def advance() -> None:
+        nonlocal done
+        done += 1
+        show(done, words)
+
+    return advance
+
+
 def _live(name: str, total: int, console: Console) -> Iterator[Show]:
     columns = (
         TextColumn("{task.description:<12}"),

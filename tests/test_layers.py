@@ -22,7 +22,7 @@ MAY_IMPORT = {
 # before it. `docs/draw_rooms.py` draws them.
 ROOMS = {
     "o3rl": (
-        ("types", "files", "concurrency", "code_digest", "torch_backend", "stacks"),
+        ("types", "files", "concurrency", "code_digest", "torch_backend", "stacks", "suggestion"),
         ("chat_endpoint",),
         ("config",),
         ("ray_calls",),

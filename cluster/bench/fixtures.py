@@ -77,7 +77,7 @@ def build_prompts(folder: Path, tokens: int, count: int) -> list[tuple[Prompt, n
     return found
 
 
-def chat_of(prompt: Prompt) -> list[dict[str, Any]]:
+def prompt_chat(prompt: Prompt) -> list[dict[str, Any]]:
     """Its messages, pictures as places only."""
     return messages(prompt.row, prompt.plan, style=PromptStyle.brief, convention=ABSOLUTE)
 
@@ -98,7 +98,7 @@ def _prompt(number: int, pictures: int, side: int, *, words: int) -> Prompt:
 def _length(processor: Any, prompt: Prompt, side: int) -> int:
     """Tokens with the pictures in their places."""
     text = processor.apply_chat_template(
-        chat_of(prompt), tokenize=False, add_generation_prompt=True
+        prompt_chat(prompt), tokenize=False, add_generation_prompt=True
     )
     places = processor.tokenizer(text)["input_ids"]
     factor = processor.image_processor.patch_size * processor.image_processor.merge_size

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.outputs import is_object_with, require_own
-from cluster.progress import bar
+from cluster.progress import bar, one_more
 from learners.model import architecture
 from o3rl.benchmarks.judge import Judge, JudgeSettings, judged
 from o3rl.benchmarks.registry import benchmark_named, scorer_named
@@ -116,15 +116,8 @@ def _asked(asked: Any, left: int) -> Sequence[Row]:
     from cluster.run.benchmark import replies
     from cluster.services.session import ray_session
 
-    done = 0
     with ray_session(asked.config.cluster), bar(asked.benchmark.name, len(asked.rows)) as show:
-
-        def advance() -> None:
-            nonlocal done
-            done += 1
-            show(done, f"{left} were to be asked")
-
-        return asyncio.run(replies(asked, advance))
+        return asyncio.run(replies(asked, one_more(show, f"{left} were to be asked")))
 
 
 def _judge(options: argparse.Namespace, name: str) -> Judge | None:
@@ -147,15 +140,8 @@ def _give(found: dict[str, Any], options: argparse.Namespace, out: Path | None) 
 
 
 def _judged(records: Sequence[Row], judge: Judge, by: str) -> list[Row]:
-    done = 0
     with bar("judge", len(records)) as show:
-
-        def advance() -> None:
-            nonlocal done
-            done += 1
-            show(done, "")
-
-        return asyncio.run(judged(records, judge, by=by, advance=advance))
+        return asyncio.run(judged(records, judge, by=by, advance=one_more(show)))
 
 
 def _show(found: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from cluster.arguments import add_command, takes_overrides
 
-NAMES = "vstar, tvgbench, videomme, worldsense, videommmu, or voting"
 MODELS = {  # names, and how else they are written
     "vstar": ("V-STaR", ["V-STaR", "v-star"]),
     "tvgbench": ("TVGBench", ["TVGBench", "tvg"]),
@@ -12,6 +11,7 @@ MODELS = {  # names, and how else they are written
     "worldsense": ("WorldSense", ["WorldSense"]),
     "videommmu": ("VideoMMMU", ["VideoMMMU", "video_mmmu"]),
 }
+NAMES = f"{', '.join(MODELS)}, or voting"
 
 
 def add_benchmark(commands) -> None:

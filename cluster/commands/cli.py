@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 
-from cluster.arguments import Commands, Parser
+from cluster.arguments import CommandParser, Commands
 from cluster.arguments import add_command as _command
 from cluster.arguments import takes_config as _config
 from cluster.arguments import takes_overrides as _overrides
@@ -77,8 +77,8 @@ def _terminated(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
 
-def _parser() -> Parser:
-    parser = Parser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="o3rl",
         usage="o3rl [-h] [-v] [--version] COMMAND ...",
         description="Reinforcement learning for video models that show their evidence.",

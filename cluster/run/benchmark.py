@@ -11,7 +11,6 @@ from PIL import Image
 
 from o3rl.benchmarks.runner import (
     Benchmark,
-    Message,
     Runner,
     Sampling,
     Shown,
@@ -22,7 +21,16 @@ from o3rl.benchmarks.runner import (
 from o3rl.benchmarks.runner import Row as Question
 from o3rl.config import FramesConfig, RunConfig
 from o3rl.media.pictures import open_image
-from o3rl.types import Failure, FailureKind, FramePlan, Interval, Row, Task, Truth, Version
+from o3rl.types import (
+    Failure,
+    FailureKind,
+    Interval,
+    Message,
+    Row,
+    Task,
+    Truth,
+    Version,
+)
 
 AT_ONCE = 8  # questions a replica, that it has some while others are written
 
@@ -59,18 +67,18 @@ async def replies(run: Run, advance: Callable[[], None] = lambda: None) -> list[
     """The record of every row, in order, by replicas that are started in a started Ray session."""
     from cluster.services.wiring import services
 
-    async with services(config_of(run), run.folder) as start:
+    async with services(benchmark_config(run), run.folder) as start:
         media = start.media()
         pool = start.rollouts(media.media, None)
         await pool.fleet.start()
         await pool.weights.adopt(Version(0, 0))
-        return await asked(run, media, pool, advance)
+        return await replies_of(run, media, pool, advance)
 
 
-async def asked(
+async def replies_of(
     run: Run, media: Any, pool: Any, advance: Callable[[], None] = lambda: None
 ) -> list[Question]:
-    """The same by a pool that serves, with an `AsyncMedia` that has the frames of `config_of`."""
+    """The same by a pool that serves, with the media of `benchmark_config`."""
     runner = Runner(
         run.benchmark,
         PoolAsker(pool),
@@ -84,7 +92,7 @@ async def asked(
     return await runner.run(run.rows, advance)
 
 
-def config_of(run: Run) -> RunConfig:
+def benchmark_config(run: Run) -> RunConfig:
     """The configuration with the media and the frames of the benchmark."""
     return replace(
         run.config,
@@ -116,12 +124,12 @@ class MediaFrames:
         del sampling  # as the media actor is configured
         below = str(path.relative_to(self.root))
         row = Row(below, Task.FREE_FORM, "", "", below, Truth(""), part=span)
-        prepared = await self.media.prepare(row, training=False)
-        if isinstance(prepared, Failure):
-            of_file = prepared.kind is FailureKind.FILE
-            raise (ValueError if of_file else ConnectionError)(prepared.reason)
-        plan: FramePlan = prepared[0]
-        frames = await self.media.frames(prepared[1])
+        found = await self.media.prepare(row, training=False)
+        if isinstance(found, Failure):
+            of_file = found.kind is FailureKind.FILE
+            raise (ValueError if of_file else ConnectionError)(found.reason)
+        plan, key = found
+        frames = await self.media.frames(key)
         return Shown(list(frames), plan.times_F, plan.size)
 
 

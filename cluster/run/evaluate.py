@@ -122,7 +122,7 @@ async def _evaluate_one(
     folder: Path,
     convention: BoxConvention,
 ) -> Evaluated:
-    from cluster.progress import bar
+    from cluster.progress import bar, one_more
     from o3rl.evaluation.evaluator import GREEDY, SAMPLED
     from o3rl.evaluation.measures import summary
     from o3rl.evaluation.pages import write_page
@@ -131,13 +131,7 @@ async def _evaluate_one(
     began = perf_counter()
     answered, modes = [], {}
     with bar(f"evaluating {name}", 2 * len(rows)) as show:
-        done = 0
-
-        def advance() -> None:
-            nonlocal done
-            done += 1
-            show(done, "")
-
+        advance = one_more(show)
         for mode, decoding in (("sampled", SAMPLED), ("greedy", GREEDY)):
             answered = await evaluator.run(rows, decoding, advance)
             scored = [each.scored for each in answered]

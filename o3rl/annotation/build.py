@@ -33,12 +33,14 @@ from o3rl.annotation.annotation import (
 from o3rl.annotation.asking import Annotator, AnnotatorSource, Prompts, frames_message
 from o3rl.annotation.clips import Clips
 from o3rl.annotation.passes import Outcome, Record, Spending, StagePass
-from o3rl.chat_endpoint import EndpointFailed, EndpointRefused, Message, Reply
+from o3rl.chat_endpoint import EndpointFailed, EndpointRefused, Reply
 from o3rl.config import FramesConfig, require
 from o3rl.data.stgr import Counted, ImportReport, Unearned, count, import_records
 from o3rl.files import write_text
 from o3rl.media.decoder import MediaError, MediaUnready
+from o3rl.text.boxes import box_area
 from o3rl.text.control_tokens import inert
+from o3rl.types import Message
 
 STAGES = ("annotate", "verify", "agree")
 KEPT, TOO_LARGE, NOT_SO = "kept", "covers too much of the frame", "its crop is something else"
@@ -200,7 +202,7 @@ class Build:
     async def _verify(self, clips: Clips, annotator: Annotator, item: Record) -> Outcome:
         """Each box alone: those that are too large go unasked, the others by their crop."""
         evidence = list(Annotation.model_validate(item["annotation"]).evidence())
-        small = [each for each in evidence if _share(each[1]) <= self.settings.largest]
+        small = [each for each in evidence if box_area(each[1].box) <= self.settings.largest]
         try:
             wanted = [(time, _corners(thing)) for time, thing in small]
             crops = await clips.crops(item["video"], wanted) if wanted else []
@@ -215,9 +217,8 @@ class Build:
             return _yes(said) is True
 
         asked = (is_so(thing, crop) for (_, thing), crop in zip(small, crops, strict=True))
-        said = await asyncio.gather(
-            *asked, return_exceptions=True
-        )  # each is paid for: none is lost
+        # Each is paid for: none is ended because another failed.
+        said = await asyncio.gather(*asked, return_exceptions=True)
         for failed in said:
             if isinstance(failed, BaseException):
                 raise failed
@@ -328,11 +329,6 @@ def _undecided(reply: Reply) -> str:
 def _yes(text: str) -> bool | None:
     words = [word.strip(".,:;!*\"'()").lower() for word in text.split()[:1]]
     return {"yes": True, "no": False}.get(words[0]) if words else None
-
-
-def _share(thing: Seen) -> float:
-    x1, y1, x2, y2 = thing.box
-    return (x2 - x1) * (y2 - y1)
 
 
 def _corners(thing: Seen) -> tuple[float, float, float, float]:

@@ -4,7 +4,7 @@ import asyncio
 import math
 from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -58,15 +58,11 @@ class Clips:
 
     def _clip(self, decoder: Decoder, video: str, interval: Interval | None) -> ShownClip:
         path = inside(self._root, video)
-        info, first, zero = decoder.probe(path), 0, 0.0
+        info = decoder.probe(path)
         with _plannable(video):
-            shown = info
-            if interval is not None:
-                shown, first = part_of(info, *interval)
-                zero = info.times[first]
-            plan = plan_video(shown, self._frames)
-        plan = replace(plan, indices_F=tuple(first + index for index in plan.indices_F))
-        times = tuple(zero + time for time in plan.times_F)
+            shown, first = (info, 0) if interval is None else part_of(info, *interval)
+            plan = plan_video(shown, self._frames, first=first)
+        times = tuple(info.times[index] for index in plan.indices_F)
         return ShownClip(decoder.decode(path, plan), times, plan.size)
 
     def _crops(

@@ -23,7 +23,7 @@ WIDTH = 100  # columns of a comment line
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class ConfigField:
     """One key of a section ("" for the run's own), its type, default, rule and comment."""
 
     section: str
@@ -41,7 +41,7 @@ class Setting:
         return "; ".join(part for part in (self.comment.removesuffix("."), choices or rule) if part)
 
 
-def settings() -> list[Setting]:
+def settings() -> list[ConfigField]:
     """All of them, in the order of the configuration."""
     found = [*_of_section("", RunConfig)]
     for name, kind in sections().items():
@@ -67,7 +67,7 @@ def as_markdown() -> str:
         "Every key of a configuration, its default, and what it is for. Made from",
         "`o3rl/config` by `o3rl configs --reference`; a test holds this page to it.",
     ]
-    tables: dict[str, list[Setting]] = {}
+    tables: dict[str, list[ConfigField]] = {}
     for setting in settings():
         tables.setdefault(setting.section, []).append(setting)
     for section, kept in tables.items():
@@ -122,14 +122,14 @@ def as_commented_yaml(run: RunConfig) -> str:
     return "\n".join(lines).lstrip("\n") + "\n"
 
 
-def _of_section(section: str, kind: type) -> Iterator[Setting]:
+def _of_section(section: str, kind: type) -> Iterator[ConfigField]:
     hints, comments = get_type_hints(kind), _comments(kind)
     for each in fields(kind):  # pyright: ignore[reportArgumentType]
         if is_dataclass(hints[each.name]):
             continue
         default = each.default if each.default_factory is MISSING else each.default_factory()
         bound = each.metadata.get("bound")
-        yield Setting(section, each.name, hints[each.name], default, bound, comments[each.name])
+        yield ConfigField(section, each.name, hints[each.name], default, bound, comments[each.name])
 
 
 def _comments(kind: type) -> dict[str, str]:
@@ -156,7 +156,7 @@ def _is_choice(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, StrEnum)
 
 
-def _schema_of(setting: Setting) -> dict[str, Any]:
+def _schema_of(setting: ConfigField) -> dict[str, Any]:
     described = {"description": setting.words} if setting.words else {}
     return {
         "default": _plain(setting.default),

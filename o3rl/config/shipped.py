@@ -1,12 +1,12 @@
 """The configurations that are shipped, found by name from a checkout or an installed wheel."""
 
 from dataclasses import replace
-from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 
 import o3rl
 from o3rl.config import RunConfig, load
+from o3rl.suggestion import suggestion
 
 
 def folder() -> Path:
@@ -27,8 +27,7 @@ def find(name: str) -> Path:
     if path.name == name and shipped.is_file():
         return shipped
     known = sorted(each.stem for each in folder().glob("*.yaml"))
-    near = get_close_matches(path.stem, known, n=1)
-    meant = f" (did you mean {near[0]!r}?)" if near else ""
+    meant = suggestion(path.stem, known)
     raise FileNotFoundError(
         f"no file {name!r}, nor is it shipped{meant}; shipped are {', '.join(known)}"
     )

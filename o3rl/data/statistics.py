@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from o3rl.types import Box, Row, Task
+from o3rl.text.boxes import box_area
+from o3rl.types import Row, Task
 
 ALL = "all tasks"
 SERIES = (
@@ -53,7 +54,7 @@ class Stats:
         if truth.interval is not None:
             self._put(row, "interval seconds", truth.interval[1] - truth.interval[0])
         if truth.box is not None:
-            self._put(row, "box area", _area(truth.box))
+            self._put(row, "box area", box_area(truth.box))
         if truth.key_frames:
             self._put(row, "key frames", len(truth.key_frames))
         for key_frame in truth.key_frames:
@@ -61,7 +62,7 @@ class Stats:
             self._put(row, "objects a key frame", len(key_frame.objects))
             self._put(row, "boxes a key frame", len(boxes))
             for box in boxes:
-                self._put(row, "box area", _area(box))
+                self._put(row, "box area", box_area(box))
 
     def add_duration(self, task: Task, seconds: float) -> None:
         """The duration of a row's video."""
@@ -93,7 +94,3 @@ def _spread(values: array) -> Spread:
         median, p95 = np.percentile(numbers, (50, 95))
         found = (numbers.mean(), numbers.min(), median, p95, numbers.max())
     return Spread(len(numbers), *(round(float(np.nan_to_num(number)), 4) for number in found))
-
-
-def _area(box: Box) -> float:
-    return (box[2] - box[0]) * (box[3] - box[1])

@@ -306,14 +306,14 @@ def _truth(
 
 
 def _with_images(truth: Truth, source: str, roots: MediaRoots) -> Truth:
+    if not truth.key_frames:
+        return truth
+
     def placed(key_frame: KeyFrame) -> KeyFrame:
         if key_frame.path is None:
             return key_frame
         path = roots.key_frame(source, key_frame.path)
         return KeyFrame(key_frame.time, key_frame.objects, path)
-
-    if not truth.key_frames:
-        return truth
 
     return replace(truth, key_frames=tuple(map(placed, truth.key_frames)))
 

@@ -56,9 +56,15 @@ def image_size(width: int, height: int, frames: FramesConfig) -> tuple[int, int]
 
 
 def plan_video(
-    info: VideoInfo, frames: FramesConfig, *, key_frames: Sequence[KeyFrame] = ()
+    info: VideoInfo,
+    frames: FramesConfig,
+    *,
+    key_frames: Sequence[KeyFrame] = (),
+    first: int = 0,
 ) -> FramePlan:
     """Evenly sampled frames, the key frames merged among them by exact time.
+
+    `first` is the index in its file of what `part_of` gave; the plan's are of the file.
 
     A key frame that has its own image is always shown, at its own time; a sampled frame nearer
     to it than 0.05 s gives way. One without is the video's frame nearest to
@@ -81,7 +87,7 @@ def plan_video(
     chosen.sort(key=lambda frame: frame[0])
     times_F, indices_F, images_F = zip(*chosen, strict=True)
     return FramePlan(
-        indices_F=indices_F,
+        indices_F=tuple(index if index < 0 else first + index for index in indices_F),
         times_F=times_F,
         size=smart_size(info.width, info.height, frames),
         duration=info.duration,

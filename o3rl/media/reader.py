@@ -120,8 +120,7 @@ class MediaReader:
         except ValueError as error:
             log.info("%s: %s", path, error)
             raise MediaError(path, "no frames in the row's part") from error
-        plan = plan_video(shown, self._frames)
-        return replace(plan, indices_F=tuple(first + index for index in plan.indices_F))
+        return plan_video(shown, self._frames, first=first)
 
     def _with_image(self, key_frame: KeyFrame) -> KeyFrame:
         """Without its path where there is no such image: then the video's own frame serves."""

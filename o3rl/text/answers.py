@@ -179,9 +179,8 @@ def _letters(count: int) -> list[str]:
 def _options_in(text: str) -> dict[str, str]:
     """The options that a text lists, from its last label of A on; empty where it lists none."""
     found = dict(_OPTION_LINE.findall(text))
-    rising = (
-        list(found) == sorted(found) and "A" in found
-    )  # of three lines, a letter may be left out
+    rising = list(found) == sorted(found) and "A" in found
+    # Of three lines, a letter may be left out.
     if rising and (len(found) > 2 or list(found) == ["A", "B"]):
         return found
     labels = list(_LISTED.finditer(text))

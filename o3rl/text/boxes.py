@@ -84,7 +84,7 @@ def box_iou(first: Sequence[float], second: Sequence[float]) -> float:
     if width <= 0 or height <= 0:
         return 0.0
     shared = float(width) * float(height)
-    union = _area(first) + _area(second) - shared
+    union = box_area(first) + box_area(second) - shared
     # Coordinates near the largest float overflow to inf or NaN here.
     if not (math.isfinite(union) and union > 0):
         return 0.0
@@ -124,7 +124,8 @@ def _is_box(box: Sequence[float]) -> bool:
     return finite and box[0] <= box[2] and box[1] <= box[3]
 
 
-def _area(box: Sequence[float]) -> float:
+def box_area(box: Sequence[float]) -> float:
+    """In the square of the unit of its edges."""
     return (float(box[2]) - float(box[0])) * (float(box[3]) - float(box[1]))
 
 

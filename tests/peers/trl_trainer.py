@@ -16,7 +16,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, TrainerCall
 from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportMissingImports]
 
-from cluster.bench.fixtures import build_prompts, chat_of, rewards_of
+from cluster.bench.fixtures import build_prompts, prompt_chat, rewards_of
 from cluster.bench.random_models import Shape
 from tests.peers.trl import StepSeconds
 
@@ -108,7 +108,7 @@ def _reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
 def _dataset(folder: Path, shape: Shape, count: int) -> Any:
     return Dataset.from_list(
         [
-            {"prompt": chat_of(prompt), "images": [Image.fromarray(frame) for frame in frames]}
+            {"prompt": prompt_chat(prompt), "images": [Image.fromarray(frame) for frame in frames]}
             for prompt, frames in build_prompts(folder, shape.prompt, count)
         ]
     )

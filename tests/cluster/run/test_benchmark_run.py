@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from cluster.run.benchmark import Run, asked, config_of
+from cluster.run.benchmark import Run, benchmark_config, replies_of
 from o3rl.benchmarks.registry import BENCHMARKS
 from o3rl.benchmarks.runner import Scoring, result
 from o3rl.config.shipped import load_named, model_path, of_model
@@ -38,13 +38,13 @@ async def all_replies(prepared):
     replies = {}
     pool = None
     first = next(iter(prepared.values()))
-    async with services(config_of(first), first.folder) as start:
+    async with services(benchmark_config(first), first.folder) as start:
         media = start.media()  # the frames of all five are the same here, but for their rate
         pool = start.rollouts(media.media, None)
         await pool.fleet.start()
         await pool.weights.adopt(Version(0, 0))
         for name, run in prepared.items():
-            replies[name] = await asked(run, media, pool)
+            replies[name] = await replies_of(run, media, pool)
     return replies
 
 
