@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from o3rl.benchmarks.runner import (
+    ATTEMPTS,
     Benchmark,
     Runner,
     Sampling,
@@ -20,6 +21,7 @@ from o3rl.benchmarks.runner import (
 )
 from o3rl.benchmarks.runner import Row as Question
 from o3rl.config import FramesConfig, RunConfig
+from o3rl.loop.prompt_source import prepared
 from o3rl.media.pictures import open_image
 from o3rl.types import (
     Failure,
@@ -124,7 +126,7 @@ class MediaFrames:
         del sampling  # as the media actor is configured
         below = str(path.relative_to(self.root))
         row = Row(below, Task.FREE_FORM, "", "", below, Truth(""), part=span)
-        found = await self.media.prepare(row, training=False)
+        found = await prepared(self.media, row, training=False, attempts=ATTEMPTS)
         if isinstance(found, Failure):
             of_file = found.kind is FailureKind.FILE
             raise (ValueError if of_file else ConnectionError)(found.reason)
